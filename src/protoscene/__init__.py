@@ -1,0 +1,37 @@
+"""protoscene: a scene is a background plus placements of prototypes.
+
+Names are resolved on first use, so that ``import protoscene`` and ``--help`` stay fast.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Camera": "geometry",
+    "Grid": "geometry",
+    "Volume": "volume",
+    "Evidence": "volume",
+    "Recording": "recording",
+    "load": "formats",
+    "VoxelPrototypes": "prototypes",
+    "Placements": "placements",
+    "compose": "compose",
+    "render": "render",
+    "Scene": "scene",
+    "load_scene": "store",
+    "save_scene": "store",
+    "discover": "discover",
+    "Refused": "errors",
+}
+
+__all__ = ["__version__", *_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'protoscene' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"protoscene.{_HOME[name]}"), name)

@@ -1,0 +1,77 @@
+"""Rows that say where which prototype stands: the one type that discovery and detection share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Placements:
+    """n placements. Anything array-like is accepted; missing yaw, scale, presence are 0, 1, 1.
+
+    ``which`` (n,) long indices into the prototypes, or (n, K) weights over all of them;
+    ``centre`` (n, 3) metres, world; ``yaw`` (n,) radians; ``scale`` (n,) or (n, 3), > 0;
+    ``presence`` (n,) in [0, 1]. Raises ValueError naming the field (and the row, for a value that
+    is not finite or a scale ≤ 0).
+    """
+
+    which: Tensor
+    centre: Tensor
+    yaw: Tensor = None  # type: ignore[assignment]  # filled in by __post_init__
+    scale: Tensor = None  # type: ignore[assignment]
+    presence: Tensor = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        centre = _floating(self.centre).reshape(-1, 3)
+        n = centre.shape[0]
+        which = torch.as_tensor(self.which, device=centre.device)
+        if which.dim() < 2:
+            which = which.reshape(-1).long()
+        values = {
+            "which": which,
+            "centre": centre,
+            "yaw": _filled(self.yaw, n, 0.0, centre),
+            "scale": _filled(self.scale, n, 1.0, centre),
+            "presence": _filled(self.presence, n, 1.0, centre),
+        }
+        for name, value in values.items():
+            if value.shape[0] != n:
+                raise ValueError(f"placements.{name} has {value.shape[0]} rows, centre has {n}")
+            object.__setattr__(self, name, value)
+        self._check_values()
+
+    def _check_values(self) -> None:
+        for name in ("centre", "yaw", "scale", "presence"):
+            value = getattr(self, name).detach()
+            bad = ~torch.isfinite(value)
+            if name == "scale":
+                bad |= value <= 0
+            if bad.any():
+                row = int(bad.reshape(len(self), -1).any(dim=1).nonzero()[0])
+                raise ValueError(f"placements.{name}[{row}] is {value[row].tolist()}, expected "
+                                 f"finite{' and > 0' if name == 'scale' else ''} values")
+
+    def __len__(self) -> int:
+        return int(self.centre.shape[0])
+
+    def __getitem__(self, rows: Any) -> Placements:
+        """The rows that an index, a slice or a boolean mask chooses."""
+        if isinstance(rows, int):
+            rows = slice(rows, rows + 1)
+        return Placements(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+
+
+def _floating(value: Any) -> Tensor:
+    tensor = torch.as_tensor(value)
+    return tensor if tensor.is_floating_point() else tensor.to(torch.get_default_dtype())
+
+
+def _filled(value: Any, n: int, default: float, like: Tensor) -> Tensor:
+    if value is None:
+        return like.new_full((n,), default)
+    tensor = torch.as_tensor(value, device=like.device)
+    return tensor.to(like.dtype) if tensor.dim() else tensor.to(like.dtype).expand(n)

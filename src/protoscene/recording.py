@@ -1,0 +1,95 @@
+"""A posed RGB-D recording: instants, each seen by one or more cameras, read lazily.
+
+A format (``formats/``) lists the frames and knows how to read one; everything else sees only
+:class:`Recording`.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from protoscene.geometry import Camera
+
+CACHE_BYTES = 256 * 2**20
+"""Decoded pictures kept in memory, so that the passes over a short recording decode it once."""
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One picture of one camera at one time, not yet read. Files are inside the recording."""
+
+    time: float
+    camera_name: str
+    camera: Camera
+    colour_file: Path
+    depth_file: Path
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """One picture, read: colour in 0..255, z-depth in metres with 0 where nothing returned."""
+
+    camera: Camera
+    camera_name: str
+    time: float
+    colour: UInt8[np.ndarray, "h w 3"]
+    depth: Float[np.ndarray, "h w"]
+
+
+class Recording:
+    """Instants × views. ``frames`` in time order; those of equal time are one instant.
+
+    ``read(frame)`` returns the frame's view and raises :class:`protoscene.errors.Refused`, naming
+    the file, where it cannot. ``source`` is what the user gave, for messages.
+    """
+
+    def __init__(
+        self, source: Path, frames: list[Frame], read: Callable[[Frame], View], sha256: str = ""
+    ) -> None:
+        self.source = source
+        self.frames = sorted(frames, key=lambda f: (f.time, f.camera_name))
+        self.sha256 = sha256
+        self._read = read
+        self._cache: OrderedDict[int, View] = OrderedDict()
+        self._cached_bytes = 0
+        self.times = tuple(sorted({f.time for f in self.frames}))
+        self._instants: list[list[int]] = [[] for _ in self.times]
+        place = {time: i for i, time in enumerate(self.times)}
+        for i, frame in enumerate(self.frames):
+            self._instants[place[frame.time]].append(i)
+
+    def __len__(self) -> int:
+        """Number of instants."""
+        return len(self.times)
+
+    @property
+    def camera_names(self) -> tuple[str, ...]:
+        return tuple(sorted({f.camera_name for f in self.frames}))
+
+    def view(self, index: int) -> View:
+        """The view of ``frames[index]``, from the cache or from disk."""
+        if index in self._cache:
+            self._cache.move_to_end(index)
+            return self._cache[index]
+        view = self._read(self.frames[index])
+        self._cache[index] = view
+        self._cached_bytes += view.colour.nbytes + view.depth.nbytes
+        while self._cached_bytes > CACHE_BYTES and len(self._cache) > 1:
+            _, old = self._cache.popitem(last=False)
+            self._cached_bytes -= old.colour.nbytes + old.depth.nbytes
+        return view
+
+    def frames_at(self, instant: int) -> list[int]:
+        """Indices into ``frames`` of one instant."""
+        return self._instants[instant]
+
+    def views(self, instant: int) -> Iterator[View]:
+        """The views of one instant, read one at a time."""
+        for index in self._instants[instant]:
+            yield self.view(index)

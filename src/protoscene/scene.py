@@ -1,0 +1,116 @@
+"""Scene: a background, prototypes, and objects that place them over time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from protoscene.compose import compose
+from protoscene.geometry import Grid, wrap_angle
+from protoscene.placements import Placements
+from protoscene.prototypes import VoxelPrototypes
+from protoscene.volume import Volume
+
+
+@dataclass(frozen=True, eq=False)
+class Track:
+    """Where an object was at the instants at which it exists (times strictly increasing)."""
+
+    time: Float[np.ndarray, " n"]
+    centre: Float[np.ndarray, "n 3"]
+    yaw: Float[np.ndarray, " n"]
+    scale: Float[np.ndarray, " n"]
+    visible: Bool[np.ndarray, " n"]
+
+    def covers(self, time: float) -> bool:
+        """Whether the object exists at ``time``: between its first and last instant."""
+        return len(self.time) > 0 and bool(self.time[0] <= time <= self.time[-1])
+
+    def pose(self, time: float) -> tuple[np.ndarray, float, float]:
+        """(centre, yaw, scale) at ``time``, linear between instants, yaw the short way round."""
+        after = int(np.searchsorted(self.time, time).clip(1, max(len(self.time) - 1, 1)))
+        if len(self.time) == 1:
+            return self.centre[0], float(self.yaw[0]), float(self.scale[0])
+        before = after - 1
+        share = (time - self.time[before]) / (self.time[after] - self.time[before])
+        share = float(np.clip(share, 0.0, 1.0))
+        centre = (1 - share) * self.centre[before] + share * self.centre[after]
+        yaw = self.yaw[before] + share * wrap_angle(self.yaw[after] - self.yaw[before])
+        scale = (1 - share) * self.scale[before] + share * self.scale[after]
+        return centre, float(yaw), float(scale)
+
+
+@dataclass(frozen=True, eq=False)
+class SceneObject:
+    """One thing: which prototype, how sure, and its track. ``dims_m`` is length (prototype's own
+    x), width, height at scale 1; the box is centred on the track's centre, turned by its yaw."""
+
+    id: int
+    prototype: int
+    score: float
+    moving: bool
+    dims_m: tuple[float, float, float]
+    track: Track
+    kind: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Outside:
+    """What a picture shows beyond the scene's grid: a coarse volume around it, then a colour."""
+
+    volume: Volume
+    colour: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Background:
+    """What stays: a volume on the scene's grid, and what lies outside of it."""
+
+    volume: Volume
+    outside: Outside | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """Everything that a recording was explained by. Written and read by ``store``.
+
+    ``objects[i].prototype`` indexes ``prototypes``; ``symmetries[k]`` is null, or a word for the
+    turns that leave prototype k unchanged: "half_turn", "quarter_turn", "round".
+    """
+
+    times: tuple[float, ...]
+    background: Background
+    prototypes: VoxelPrototypes
+    objects: tuple[SceneObject, ...]
+    sizes_m: tuple[tuple[float, float, float], ...]
+    symmetries: Sequence[str | None] = ()
+    made_by: Mapping[str, str | int] = field(default_factory=dict)
+
+    @property
+    def grid(self) -> Grid:
+        return self.background.volume.grid
+
+    def at(self, time: float) -> Placements:
+        """The objects that exist at ``time`` (seconds), interpolated between instants."""
+        present = [o for o in self.objects if o.track.covers(time)]
+        poses = [o.track.pose(time) for o in present]
+        return Placements(
+            which=torch.tensor([o.prototype for o in present], dtype=torch.long),
+            centre=torch.tensor(np.array([p[0] for p in poses]).reshape(-1, 3)).float(),
+            yaw=torch.tensor([p[1] for p in poses]),
+            scale=torch.tensor([p[2] for p in poses]),
+        )
+
+    def compose(self, time: float, resolution: int | None = None) -> Volume:
+        """Background and objects at ``time`` as one (4, z, y, x) volume.
+
+        On the scene's grid, or, with ``resolution`` N, on N³ voxels from the same origin with the
+        grid's longest side.
+        """
+        grid = self.grid if resolution is None else self.grid.cube(resolution)
+        return compose(self.prototypes, self.at(time), grid, background=self.background.volume)
