@@ -102,7 +102,7 @@ class Grid:
         return self.lower + self.size_m
 
     def voxel_from_world(self, points: Any) -> Any:
-        """``(…, 3)`` xyz metres → ``(…, 3)`` float voxel coordinates x y z; voxel i spans i..i+1."""
+        """``(…, 3)`` xyz metres → ``(…, 3)`` voxel coordinates x y z; voxel i spans i..i+1."""
         return (points - self._origin_like(points)) / self.voxel_size
 
     def world_from_voxel(self, coordinates: Any) -> Any:

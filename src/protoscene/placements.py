@@ -52,8 +52,10 @@ class Placements:
                 bad |= value <= 0
             if bad.any():
                 row = int(bad.reshape(len(self), -1).any(dim=1).nonzero()[0])
-                raise ValueError(f"placements.{name}[{row}] is {value[row].tolist()}, expected "
-                                 f"finite{' and > 0' if name == 'scale' else ''} values")
+                raise ValueError(
+                    f"placements.{name}[{row}] is {value[row].tolist()}, expected "
+                    f"finite{' and > 0' if name == 'scale' else ''} values"
+                )
 
     def __len__(self) -> int:
         return int(self.centre.shape[0])

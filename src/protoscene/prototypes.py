@@ -28,8 +28,10 @@ class VoxelPrototypes(nn.Module):
             raise ValueError(f"{len(rgba)} prototypes but {len(voxel_size)} voxel sizes")
         for k, volume in enumerate(rgba):
             if volume.dim() != 4 or volume.shape[0] != rgba[0].shape[0]:
-                raise ValueError(f"prototype {k} has shape {tuple(volume.shape)}, expected "
-                                 "(C, z, y, x) with one C for all")
+                raise ValueError(
+                    f"prototype {k} has shape {tuple(volume.shape)}, expected "
+                    "(C, z, y, x) with one C for all"
+                )
         self.voxel_size = tuple(float(v) for v in voxel_size)
         # A tensor that carries a graph stays as it is, so that gradients reach its maker.
         self._rgba: list[Tensor] = [nn.Parameter(v) if trainable else v for v in rgba]

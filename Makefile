@@ -1,0 +1,28 @@
+# make demo, make test and make check need only Python >= 3.11, make and a package index.
+PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,\
+	$(shell $(p) -c 'import sys; sys.version_info >= (3, 11) and print("$(p)")' 2>/dev/null)))
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+# Two workers; tests of one file stay together, as they share recordings made once per file.
+WORKERS ?= 2
+
+.PHONY: demo test check
+demo: $(INSTALLED)
+	rm -rf out/demo
+	mkdir -p out
+	$(BIN)/protoscene demo -o out/demo
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+check: $(INSTALLED)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/test_layout.py
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || test -n '$(PYTHON)' || { echo 'protoscene needs Python 3.11 or newer' >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,sim]'
+	touch $@

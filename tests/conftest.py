@@ -1,0 +1,25 @@
+"""The whole suite runs with shapes checked and with the audit hook of suite_guard on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # one worker per core: torch must not use all in each
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import suite_guard
+
+suite_guard.install_shape_checks()  # before the first import of protoscene
+suite_guard.install_audit()
+
+
+@pytest.fixture(autouse=True)
+def no_forbidden_event() -> Iterator[None]:
+    """Fails the test during which a forbidden event was noticed, even if its error was caught."""
+    yield
+    found = list(suite_guard.violations)
+    suite_guard.violations.clear()
+    assert not found, found
