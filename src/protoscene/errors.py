@@ -22,7 +22,8 @@ class Refused(Exception):
     def __init__(
         self, file: object, field: str, problem: str, got: object = None, expected: object = None
     ) -> None:
-        self.file = printable(str(file), 80)
+        name = printable(str(file), 4096)  # the end of a path says more than its beginning
+        self.file = name if len(name) <= 80 else "…" + name[-79:]
         self.field = printable(field, 40)
         self.problem = printable(problem, 120)
         self.got = None if got is None else printable(got, 40)

@@ -61,6 +61,11 @@ def nearest_rotation(matrix: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "3 3
     return u @ sign @ vt
 
 
+def array_from_pixel(uv: Any) -> Any:
+    """Pixel coordinates (pixel i spans i..i+1) → array coordinates (centre of element i is i)."""
+    return uv - 0.5
+
+
 @dataclass(frozen=True)
 class Grid:
     """A box of cubic voxels: ``origin`` x y z (m) is the corner of voxel (0, 0, 0).
@@ -109,6 +114,10 @@ class Grid:
         """Inverse of :meth:`voxel_from_world`."""
         return coordinates * self.voxel_size + self._origin_like(coordinates)
 
+    def index_from_world(self, points: Any) -> Any:
+        """``(…, 3)`` xyz metres → fractional voxel indices x y z; whole numbers are centres."""
+        return self.voxel_from_world(points) - 0.5
+
     def sampler_from_world(self, points: Any) -> Any:
         """``(…, 3)`` xyz metres → coordinates of ``grid_sample(align_corners=False)``, x y z."""
         size = self.size_m
@@ -121,6 +130,20 @@ class Grid:
         nz, ny, nx = self.shape
         z, y, x = np.meshgrid(np.arange(nz), np.arange(ny), np.arange(nx), indexing="ij")
         return self.world_from_voxel(np.stack([x, y, z], axis=-1) + 0.5)
+
+    def axes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """World positions (metres) of the voxel centres along x, along y and along z."""
+        x, y, z = (
+            start + (np.arange(n) + 0.5) * self.voxel_size
+            for start, n in zip(self.origin, self.shape[::-1], strict=True)
+        )
+        return x, y, z
+
+    def cropped(self, start: Any, stop: Any) -> Grid:
+        """The voxels ``start`` (inclusive) to ``stop`` (exclusive), both indices z y x."""
+        corner = self.world_from_voxel(np.asarray(start, dtype=np.float64)[::-1])
+        counts = np.asarray(stop) - np.asarray(start)
+        return Grid(tuple(corner.tolist()), self.voxel_size, tuple(counts.tolist()))
 
     def resampled(self, voxel_size: float) -> Grid:
         """The same box (grown by less than a voxel where needed) with another voxel size."""

@@ -46,15 +46,20 @@ class Recording:
     """Instants × views. ``frames`` in time order; those of equal time are one instant.
 
     ``read(frame)`` returns the frame's view and raises :class:`protoscene.errors.Refused`, naming
-    the file, where it cannot. ``source`` is what the user gave, for messages.
+    the file, where it cannot. ``source`` is what the user gave, for messages. ``sha256`` is the
+    hash of every file used, or a function that finds it when it is first asked for.
     """
 
     def __init__(
-        self, source: Path, frames: list[Frame], read: Callable[[Frame], View], sha256: str = ""
+        self,
+        source: Path,
+        frames: list[Frame],
+        read: Callable[[Frame], View],
+        sha256: str | Callable[[], str] = "",
     ) -> None:
         self.source = source
         self.frames = sorted(frames, key=lambda f: (f.time, f.camera_name))
-        self.sha256 = sha256
+        self._sha256 = sha256
         self._read = read
         self._cache: OrderedDict[int, View] = OrderedDict()
         self._cached_bytes = 0
@@ -67,6 +72,12 @@ class Recording:
     def __len__(self) -> int:
         """Number of instants."""
         return len(self.times)
+
+    @property
+    def sha256(self) -> str:
+        if not isinstance(self._sha256, str):
+            self._sha256 = self._sha256()
+        return self._sha256
 
     @property
     def camera_names(self) -> tuple[str, ...]:
