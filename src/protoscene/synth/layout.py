@@ -1,0 +1,229 @@
+"""Who stands and moves where: things, static clutter and walls, drawn so that nothing touches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from protoscene.errors import Refused
+from protoscene.synth.paths import STYLES, extent, gaps
+from protoscene.synth.settings import SynthSettings
+from protoscene.synth.things import KINDS, SCHEMES, Part, Thing, box, build_thing, cylinder
+from protoscene.synth.things import symmetry_of
+
+SUBSTEPS = 4
+"""Poses checked per instant, so that paths do not pass through each other between instants."""
+TRIES = 300
+LAYOUTS = 60
+
+
+@dataclass(frozen=True, eq=False)
+class Actor:
+    """A thing and its pose (x, y, yaw) at every instant. ``prototype`` indexes the kinds."""
+
+    thing: Thing
+    prototype: int
+    style: str
+    poses: Float[np.ndarray, "n 3"]
+
+    @property
+    def moving(self) -> bool:
+        return self.style != "parked"
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """``things`` one per kind, ``actors`` (movers first) and ``clutter`` that never moves."""
+
+    things: tuple[Thing, ...]
+    actors: tuple[Actor, ...]
+    clutter: tuple[Part, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class _Taken:
+    """Ground that somebody has: poses at every substep."""
+
+    fine: np.ndarray
+    size: tuple[float, float]
+
+
+def make_layout(settings: SynthSettings) -> Layout:
+    """Draws kinds, clutter and paths. A layout that leaves no room is drawn anew, with smaller
+    demands every time; Refused when none of them has room for all things."""
+    for attempt in range(LAYOUTS):
+        rng = np.random.default_rng([settings.seed, attempt])
+        things = _draw_things(rng, settings)
+        clutter, taken = _draw_clutter(rng, settings)
+        actors = _draw_actors(rng, settings, things, taken, easier=attempt / LAYOUTS)
+        if actors is not None:
+            return Layout(things, actors, clutter)
+    raise Refused(
+        "synth",
+        "n_moving",
+        "no room for that many things",
+        got=f"{settings.n_moving} + {settings.n_parked} parked",
+        expected="fewer things or a larger area",
+    )
+
+
+def _draw_things(rng: np.random.Generator, settings: SynthSettings) -> tuple[Thing, ...]:
+    kinds = list(settings.kinds)
+    if not kinds:
+        # At most one kind that looks the same after a turn, so that yaw stays worth measuring.
+        order = [KINDS[i] for i in rng.permutation(len(KINDS))]
+        turned = [k for k in order if symmetry_of(k) is None]
+        kinds = turned[: settings.n_kinds - 1]
+        kinds.append(next(k for k in order if k not in kinds))
+    schemes = rng.permutation(len(SCHEMES))
+    things = []
+    for n, kind in enumerate(kinds):
+        thing = build_thing(kind, int(schemes[n % len(SCHEMES)]))
+        if settings.size == "small":
+            factor = rng.uniform(0.20, 0.25) / max(thing.size_m[:2])
+        else:
+            factor = rng.uniform(0.92, 1.04)
+        things.append(thing.scaled(float(factor)))
+    return tuple(things)
+
+
+def _draw_clutter(
+    rng: np.random.Generator, settings: SynthSettings
+) -> tuple[tuple[Part, ...], list[_Taken]]:
+    """Low walls on two sides, and posts and blocks around the area; one block inside it."""
+    half = settings.area / 2
+    parts: list[Part] = []
+    grey = [tuple(float(v) for v in g + rng.uniform(-0.04, 0.04, 3)) for g in (0.62, 0.5, 0.72)]
+    first = int(rng.integers(4))
+    for n, side in enumerate((first, (first + int(rng.integers(1, 4))) % 4)):
+        height, length = rng.uniform(0.5, 0.8), 2 * half + rng.uniform(0.2, 0.8)
+        at = half + 0.55
+        along = side % 2
+        centre = ((-1) ** (side // 2) * at if along == 0 else 0.0, 0.0, height / 2)
+        if along == 1:
+            centre = (0.0, (-1) ** (side // 2) * at, height / 2)
+        size = (0.12, length, height) if along == 0 else (length, 0.12, height)
+        parts.append(box(centre, size, grey[n]))
+    inside: list[_Taken] = []
+    for n in range(4):
+        reach = 0.45 * half if n == 0 else half + 0.25
+        angle = rng.uniform(0, 2 * np.pi)
+        x, y = reach * np.cos(angle), reach * np.sin(angle)
+        if n:  # onto the rim of the square, where nobody drives
+            x, y = np.array([x, y]) * (half + 0.25) / max(abs(x), abs(y))
+        width, height = rng.uniform(0.12, 0.24), rng.uniform(0.15, 0.7)
+        scale = 0.5 if settings.size == "small" else 1.0
+        width, height = float(width * scale), float(height * scale)
+        centre = (float(x), float(y), height / 2)
+        if n % 2:
+            parts.append(cylinder(centre, width, height, grey[2]))
+        else:
+            parts.append(box(centre, (width, width, height), grey[2]))
+        fine = np.tile([x, y, 0.0], (settings.n_instants * SUBSTEPS, 1))
+        inside.append(_Taken(fine, (width, width)))
+    return tuple(parts), inside
+
+
+def _draw_actors(
+    rng: np.random.Generator,
+    settings: SynthSettings,
+    things: tuple[Thing, ...],
+    taken: list[_Taken],
+    easier: float,
+) -> tuple[Actor, ...] | None:
+    taken = list(taken)
+    clutter = len(taken)
+    styles = [settings.motions[i % len(settings.motions)] for i in range(settings.n_moving)]
+    # Parked things may take any place that is left, so the longest paths are drawn first.
+    styles = [*styles, *["parked"] * settings.n_parked]
+    actors = []
+    for n, style in enumerate(styles):
+        which = n % len(things)
+        near = settings.max_gap if n and easier < 0.5 else None
+        for _ in range(TRIES):
+            fine = _draw_poses(rng, settings, things[which], style, taken, easier)
+            if fine is not None and _fits(settings, things[which], fine, taken, easier):
+                if near is None or _comes_near(things[which], fine, taken[clutter:], near):
+                    break
+        else:
+            return None
+        taken.append(_Taken(fine, things[which].size_m[:2]))
+        actors.append(Actor(things[which], which, style, fine[::SUBSTEPS]))
+    return tuple(actors)
+
+
+def _draw_poses(
+    rng: np.random.Generator,
+    settings: SynthSettings,
+    thing: Thing,
+    style: str,
+    taken: list[_Taken],
+    easier: float,
+) -> np.ndarray | None:
+    """(n_instants · SUBSTEPS, 3) poses of one try, not yet checked; None for a hopeless one."""
+    n = settings.n_instants * SUBSTEPS
+    half = settings.area / 2
+    if style == "parked":
+        return np.tile(_anywhere(rng, half), (n, 1))
+    if style == "jumps":
+        return _draw_jumps(rng, settings, thing, taken)
+    times = np.arange(n) * settings.time_step / SUBSTEPS
+    speed = _draw_speed(rng, settings, thing, style) * (1 - 0.6 * easier)
+    poses = STYLES[style](rng, times, speed)
+    poses[:, :2] -= 0.5 * (poses[:, :2].min(axis=0) + poses[:, :2].max(axis=0))
+    x, y, turn = _anywhere(rng, half)
+    cos, sin = np.cos(turn), np.sin(turn)
+    spread = 0.75
+    xy = poses[:, :2] @ np.array([[cos, sin], [-sin, cos]]) + spread * np.array([x, y])
+    return np.column_stack([xy, poses[:, 2] + turn])
+
+
+def _draw_speed(
+    rng: np.random.Generator, settings: SynthSettings, thing: Thing, style: str
+) -> float:
+    """0.2 to 1.5 m/s: a path of at least two and a half lengths where the style drives on, and
+    neighbours in time that overlap by at least four tenths of the shorter side."""
+    duration = settings.n_instants * settings.time_step
+    driving = {"stop_and_go": 0.4, "spin": 0.7}.get(style, 1.0) * duration
+    fastest = min(1.5, 0.6 * min(thing.size_m[:2]) / settings.time_step)
+    slowest = max(0.2, 2.5 * max(thing.size_m[:2]) / driving)
+    fastest = min(fastest, 0.9 * settings.area / driving)
+    slowest = min(slowest, 0.9 * fastest)
+    return float(rng.uniform(slowest, fastest))
+
+
+def _draw_jumps(
+    rng: np.random.Generator, settings: SynthSettings, thing: Thing, taken: list[_Taken]
+) -> np.ndarray | None:
+    """A free pose for every instant, drawn on its own."""
+    fine = np.empty((settings.n_instants * SUBSTEPS, 3))
+    for i in range(settings.n_instants):
+        now = slice(i * SUBSTEPS, (i + 1) * SUBSTEPS)
+        there = [_Taken(t.fine[now], t.size) for t in taken]
+        for _ in range(TRIES):
+            fine[now] = _anywhere(rng, settings.area / 2)
+            if _fits(settings, thing, fine[now], there, 0.0):
+                break
+        else:
+            return None
+    return fine
+
+
+def _anywhere(rng: np.random.Generator, half: float) -> np.ndarray:
+    return np.array([*rng.uniform(-half, half, 2), rng.uniform(-np.pi, np.pi)])
+
+
+def _fits(
+    settings: SynthSettings, thing: Thing, fine: np.ndarray, taken: list[_Taken], easier: float
+) -> bool:
+    size = thing.size_m[:2]
+    if (np.abs(fine[:, :2]) + extent(fine, size)).max() > settings.area / 2:
+        return False
+    gap = settings.min_gap * (1 - 0.5 * easier)
+    return all(gaps(fine, size, t.fine, t.size).min() >= gap for t in taken)
+
+
+def _comes_near(thing: Thing, fine: np.ndarray, others: list[_Taken], near: float) -> bool:
+    return any(gaps(fine, thing.size_m[:2], t.fine, t.size).min() <= near for t in others)
