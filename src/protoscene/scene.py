@@ -8,13 +8,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
 
 from protoscene.compose import compose
 from protoscene.geometry import Grid, wrap_angle
 from protoscene.placements import Placements
 from protoscene.prototypes import VoxelPrototypes
-from protoscene.volume import Volume
+from protoscene.volume import Background, Volume
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,22 +56,6 @@ class SceneObject:
     dims_m: tuple[float, float, float]
     track: Track
     kind: str | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Outside:
-    """What a picture shows beyond the scene's grid: a coarse volume around it, then a colour."""
-
-    volume: Volume
-    colour: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class Background:
-    """What stays: a volume on the scene's grid, and what lies outside of it."""
-
-    volume: Volume
-    outside: Outside | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -37,6 +37,25 @@ class Volume:
 
 
 @dataclass(frozen=True, eq=False)
+class Outside:
+    """What a picture shows beyond the scene's grid: a coarse volume around it, then a colour.
+
+    ``volume`` counts only outside the scene's grid; ``colour`` (C−1,) in [0, 1] lies behind it all.
+    """
+
+    volume: Volume
+    colour: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Background:
+    """What stays: a volume on the scene's grid, and what lies outside of it."""
+
+    volume: Volume
+    outside: Outside | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class Evidence:
     """What the sensors said of each voxel at one instant, packed: a bit each for occupied and
     free, and a colour per occupied voxel. A voxel that is neither is unknown; none is both.
