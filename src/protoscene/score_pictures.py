@@ -1,0 +1,129 @@
+"""Rendered pictures against those of held-out cameras: colour (PSNR) and depth."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float
+from PIL import Image
+
+from protoscene.errors import Refused
+from protoscene.geometry import Camera
+from protoscene.recording import Frame, Recording, View
+
+RenderView = Callable[[float, Camera], tuple[np.ndarray, np.ndarray]]
+"""(time in s, camera) → colour (h, w, 3) uint8 and z-depth (h, w) in metres, 0 = nothing."""
+
+
+@dataclass(frozen=True)
+class PictureScore:
+    """``pictures`` held-out pictures at ``resolution`` of their pixels a side.
+
+    ``psnr_db``: 10·log10(255² / MSE) of each whole picture, averaged over pictures.
+    ``psnr_objects_db``: of all object pixels pooled; NaN where the recording has no instance
+    pictures. ``depth_median_m``: |rendered − recorded| where both have a depth;
+    ``depth_within_5cm``: share of the recorded depths that are met that closely.
+    """
+
+    pictures: int
+    resolution: float
+    psnr_db: float
+    psnr_objects_db: float
+    depth_median_m: float
+    depth_within_5cm: float
+
+
+def score_pictures(
+    render_view: RenderView, heldout: Recording, at_most: int = 12, shrink: int = 2
+) -> PictureScore:
+    """Compares ``render_view`` with up to ``at_most`` evenly chosen pictures of ``heldout``.
+
+    Pictures are compared at 1/``shrink`` of their resolution: colour averaged over blocks, depth
+    their lower median. Object pixels come from ``instances/NAME.png`` beside the folder of the
+    picture NAME (16-bit, object id + 1, 0 = background), where it exists.
+    """
+    n = min(at_most, len(heldout.frames))
+    chosen = np.unique(np.linspace(0, len(heldout.frames) - 1, n).round().astype(int))
+    psnr, object_errors, depth_errors = [], [np.zeros(0)], [np.zeros(0)]
+    for index in chosen:
+        frame = heldout.frames[index]
+        view = _shrunk(heldout.view(int(index)), shrink)
+        colour, depth = render_view(view.time, view.camera)
+        squared = (colour.astype(np.float64) - view.colour.astype(np.float64)) ** 2
+        psnr.append(_psnr(squared))
+        objects = _object_pixels(frame, shrink)
+        if objects is not None:
+            object_errors.append(squared[objects].ravel())
+        known = view.depth > 0
+        gap = np.where(depth > 0, np.abs(depth - view.depth), np.inf)
+        depth_errors.append(gap[known])
+    gaps = np.concatenate(depth_errors)
+    drawn = gaps[np.isfinite(gaps)]
+    return PictureScore(
+        pictures=len(chosen),
+        resolution=1 / shrink,
+        psnr_db=float(np.mean(psnr)) if psnr else math.nan,
+        psnr_objects_db=_psnr(np.concatenate(object_errors)),
+        depth_median_m=float(np.median(drawn)) if len(drawn) else math.nan,
+        depth_within_5cm=float((gaps <= 0.05).mean()) if len(gaps) else math.nan,
+    )
+
+
+def _psnr(squared: np.ndarray) -> float:
+    """PSNR in dB of squared errors of 0..255 values; 99 dB stands for identical pictures."""
+    if squared.size == 0:
+        return math.nan
+    mean = float(squared.mean())
+    return 99.0 if mean == 0 else min(99.0, 10 * math.log10(255**2 / mean))
+
+
+def _blocks(
+    picture: Float[np.ndarray, "h w *c"], shrink: int
+) -> Float[np.ndarray, "small_h small_w block *c"]:
+    h, w = (n // shrink for n in picture.shape[:2])
+    cut = picture[: h * shrink, : w * shrink]
+    cells = cut.reshape(h, shrink, w, shrink, *picture.shape[2:]).swapaxes(1, 2)
+    return cells.reshape(h, w, shrink * shrink, *picture.shape[2:])
+
+
+def _shrunk(view: View, shrink: int) -> View:
+    """The view with blocks of ``shrink``² pixels made one; what does not fill a block is cut."""
+    colour = _blocks(view.colour.astype(np.float64), shrink).mean(axis=2)
+    # The mean of two depths across an edge is the depth of nothing, so one of them is taken.
+    depth = _blocks(np.where(view.depth > 0, view.depth, np.inf).astype(np.float64), shrink)
+    depth = np.sort(depth, axis=2)[:, :, (shrink * shrink - 1) // 2]
+    height, width = depth.shape
+    camera = replace(view.camera.scaled(1 / shrink), width=width, height=height)
+    return View(
+        camera=camera,
+        camera_name=view.camera_name,
+        time=view.time,
+        colour=colour.round().astype(np.uint8),
+        depth=np.where(np.isfinite(depth), depth, 0.0),
+    )
+
+
+def _object_pixels(frame: Frame, shrink: int) -> Bool[np.ndarray, "h w"] | None:
+    folder = frame.colour_file.parent
+    file = folder.parent / "instances" / f"{frame.colour_file.stem}.png"
+    if not file.is_file():
+        return None
+    ids = _read_instances(file, (frame.camera.height, frame.camera.width))
+    # A block is an object's where its middle is: no average of ids means anything.
+    middle = shrink // 2
+    return _blocks(ids, shrink)[:, :, middle * shrink + middle] > 0
+
+
+def _read_instances(file: Path, shape: tuple[int, int]) -> np.ndarray:
+    try:
+        with Image.open(file, formats=["PNG"]) as picture:
+            if (picture.height, picture.width) != shape:
+                got = f"{picture.width}×{picture.height}"
+                raise Refused(file, "size", "differs from the picture's", got)
+            return np.asarray(picture)
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise Refused(file, "instances", f"cannot be read: {error}") from error
