@@ -10,13 +10,23 @@ from jaxtyping import Float
 from protoscene.errors import Refused
 from protoscene.synth.paths import STYLES, extent, gaps
 from protoscene.synth.settings import SynthSettings
-from protoscene.synth.things import KINDS, SCHEMES, Part, Thing, box, build_thing, cylinder
-from protoscene.synth.things import symmetry_of
+from protoscene.synth.things import (
+    KINDS,
+    SCHEMES,
+    Part,
+    Thing,
+    box,
+    build_thing,
+    cylinder,
+    symmetry_of,
+)
 
 SUBSTEPS = 4
 """Poses checked per instant, so that paths do not pass through each other between instants."""
 TRIES = 300
 LAYOUTS = 60
+THIN = ("chair", "lamp", "bench", "table")
+"""Kinds whose legs would be thinner than a pixel in the small size, so it leaves them out."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,11 +61,11 @@ class _Taken:
 
 
 def make_layout(settings: SynthSettings) -> Layout:
-    """Draws kinds, clutter and paths. A layout that leaves no room is drawn anew, with smaller
-    demands every time; Refused when none of them has room for all things."""
+    """Draws kinds, then clutter and paths. Where those leave no room they are drawn anew, with
+    smaller demands every time; Refused when none of them has room for all things."""
+    things = _draw_things(np.random.default_rng([settings.seed, 1000]), settings)
     for attempt in range(LAYOUTS):
         rng = np.random.default_rng([settings.seed, attempt])
-        things = _draw_things(rng, settings)
         clutter, taken = _draw_clutter(rng, settings)
         actors = _draw_actors(rng, settings, things, taken, easier=attempt / LAYOUTS)
         if actors is not None:
@@ -74,6 +84,8 @@ def _draw_things(rng: np.random.Generator, settings: SynthSettings) -> tuple[Thi
     if not kinds:
         # At most one kind that looks the same after a turn, so that yaw stays worth measuring.
         order = [KINDS[i] for i in rng.permutation(len(KINDS))]
+        if settings.size == "small":
+            order = [k for k in order if k not in THIN]
         turned = [k for k in order if symmetry_of(k) is None]
         kinds = turned[: settings.n_kinds - 1]
         kinds.append(next(k for k in order if k not in kinds))
@@ -136,22 +148,23 @@ def _draw_actors(
     taken = list(taken)
     clutter = len(taken)
     styles = [settings.motions[i % len(settings.motions)] for i in range(settings.n_moving)]
-    # Parked things may take any place that is left, so the longest paths are drawn first.
-    styles = [*styles, *["parked"] * settings.n_parked]
-    actors = []
-    for n, style in enumerate(styles):
+    styles += ["parked"] * settings.n_parked
+    actors: dict[int, Actor] = {}
+    # Who jumps goes around the others, so it is drawn last.
+    for n in sorted(range(len(styles)), key=lambda n: styles[n] == "jumps"):
         which = n % len(things)
-        near = settings.max_gap if n and easier < 0.5 else None
+        near = settings.max_gap if actors and easier < 0.5 else None
         for _ in range(TRIES):
-            fine = _draw_poses(rng, settings, things[which], style, taken, easier)
-            if fine is not None and _fits(settings, things[which], fine, taken, easier):
-                if near is None or _comes_near(things[which], fine, taken[clutter:], near):
-                    break
+            fine = _draw_poses(rng, settings, things[which], styles[n], taken, easier)
+            if fine is None or not _fits(settings, things[which], fine, taken, easier):
+                continue
+            if near is None or _comes_near(things[which], fine, taken[clutter:], near):
+                break
         else:
             return None
         taken.append(_Taken(fine, things[which].size_m[:2]))
-        actors.append(Actor(things[which], which, style, fine[::SUBSTEPS]))
-    return tuple(actors)
+        actors[n] = Actor(things[which], which, styles[n], fine[::SUBSTEPS])
+    return tuple(actors[n] for n in range(len(styles)))
 
 
 def _draw_poses(
@@ -183,12 +196,12 @@ def _draw_poses(
 def _draw_speed(
     rng: np.random.Generator, settings: SynthSettings, thing: Thing, style: str
 ) -> float:
-    """0.2 to 1.5 m/s: a path of at least two and a half lengths where the style drives on, and
-    neighbours in time that overlap by at least four tenths of the shorter side."""
-    duration = settings.n_instants * settings.time_step
-    driving = {"stop_and_go": 0.4, "spin": 0.7}.get(style, 1.0) * duration
+    """0.2 to 1.5 m/s: a path of some lengths, so that no place is covered for most of the time
+    (but where a style stands), and neighbours in time overlap by four tenths of a side."""
+    share, lengths = {"stop_and_go": (0.4, 2.5), "spin": (0.75, 3.5)}.get(style, (1.0, 3.0))
+    driving = share * settings.n_instants * settings.time_step
     fastest = min(1.5, 0.6 * min(thing.size_m[:2]) / settings.time_step)
-    slowest = max(0.2, 2.5 * max(thing.size_m[:2]) / driving)
+    slowest = max(0.2, lengths * max(thing.size_m[:2]) / driving)
     fastest = min(fastest, 0.9 * settings.area / driving)
     slowest = min(slowest, 0.9 * fastest)
     return float(rng.uniform(slowest, fastest))

@@ -51,11 +51,11 @@ def sideways(rng: np.random.Generator, times: np.ndarray, speed: float) -> Poses
 
 
 def spin(rng: np.random.Generator, times: np.ndarray, speed: float) -> Poses:
-    """Drives, turns on the spot for three tenths of the time, and drives on."""
+    """Drives, turns on the spot for a quarter of the time, and drives on."""
     share = (times - times[0]) / max(times[-1] - times[0], 1e-9)
     start = rng.uniform(0.25, 0.45)
-    turning = (share >= start) & (share < start + 0.3)
-    seconds = 0.3 * (times[-1] - times[0])
+    turning = (share >= start) & (share < start + 0.25)
+    seconds = 0.25 * (times[-1] - times[0])
     rate = rng.choice([-1, 1]) * rng.uniform(0.5, 1.2) * np.pi / seconds
     return curved(np.where(turning, 0.0, speed), np.where(turning, rate, 0.0), times)
 

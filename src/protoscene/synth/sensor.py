@@ -40,14 +40,15 @@ def millimetres(depth: Float[np.ndarray, "h w"]) -> UInt16[np.ndarray, "h w"]:
 
 
 def _edges(depth: np.ndarray) -> np.ndarray:
-    """Both sides of every jump of more than EDGE_M."""
+    """Both sides of every jump: a step more than EDGE_M beyond twice the smaller of the steps
+    before and after it, so that a floor seen at a grazing angle is no edge."""
     edge = np.zeros(depth.shape, bool)
-    across = np.abs(np.diff(depth, axis=1)) > EDGE_M
-    down = np.abs(np.diff(depth, axis=0)) > EDGE_M
-    edge[:, 1:] |= across
-    edge[:, :-1] |= across
-    edge[1:] |= down
-    edge[:-1] |= down
+    for mask, values in ((edge, depth), (edge.T, depth.T)):
+        step = np.abs(np.diff(values, axis=0))
+        around = np.pad(step, ((1, 1), (0, 0)), mode="edge")
+        jump = step > EDGE_M + 2 * np.minimum(around[:-2], around[2:])
+        mask[1:] |= jump
+        mask[:-1] |= jump
     return edge
 
 

@@ -4,22 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from protoscene.synth.settings import SynthSettings
 
+_SUITE: dict[str, dict[str, Any]] = {
+    "four_cameras": {},
+    "one_camera": {"n_cameras": 1},
+    "moving_rig": {"rig": "moving"},
+    "one_camera_moving": {"n_cameras": 1, "rig": "moving"},
+    "crowd": {
+        "n_moving": 6, "n_parked": 4, "min_gap": 0.06, "max_gap": 0.25,
+        "motions": ("smooth", "reverse", "smooth"),
+    },
+    "stop_and_go": {"motions": ("stop_and_go", "smooth")},
+    "small": {"size": "small", "area": 3.0, "min_gap": 0.1},
+    "jumps": {"n_moving": 3, "n_parked": 2, "motions": ("jumps",)},
+    "reversing_sideways": {"motions": ("reverse", "sideways")},
+}  # fmt: skip
+
+
+def _named(number: int, changes: dict[str, Any], seed: int) -> SynthSettings:
+    # Another thousand per name, so that the same seed does not repeat the same kinds and places.
+    return SynthSettings(seed=1000 * number + seed, **changes)
+
+
 SUITE: dict[str, Callable[[int], SynthSettings]] = {
-    "four_cameras": partial(SynthSettings),
-    "one_camera": partial(SynthSettings, n_cameras=1),
-    "moving_rig": partial(SynthSettings, rig="moving"),
-    "one_camera_moving": partial(SynthSettings, n_cameras=1, rig="moving"),
-    "crowd": partial(
-        SynthSettings, n_moving=6, n_parked=4, min_gap=0.06, max_gap=0.25, motions=("smooth",)
-    ),
-    "stop_and_go": partial(SynthSettings, motions=("stop_and_go", "smooth")),
-    "small": partial(SynthSettings, size="small", area=3.0, min_gap=0.1),
-    "jumps": partial(SynthSettings, n_moving=3, n_parked=2, motions=("jumps",)),
-    "reversing_sideways": partial(SynthSettings, motions=("reverse", "sideways")),
+    name: partial(_named, number, changes) for number, (name, changes) in enumerate(_SUITE.items())
 }
+"""24 instants of 320×240 pixels, with 4 cameras where the name does not say otherwise."""
 
 TINY = SynthSettings(
     n_instants=8, n_cameras=2, width=160, height=120, n_moving=2, n_parked=1, n_kinds=2,
