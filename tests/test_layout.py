@@ -15,10 +15,10 @@ PACKAGE = ROOT / "src" / "protoscene"
 
 ORDER = re.findall(
     r"\w+",
-    """errors geometry volume recording formats check observe prototypes placements motion
-assign compose render losses scene store background propose register start refine dictionary
-discover networks learn detect parse boxes score score_pictures export report synth commands
-cli""",
+    """errors files geometry volume recording formats check observe prototypes placements motion
+assign compose render losses scene scene_json store background propose follow register start refine
+dictionary discover networks learn detect parse boxes truth matching pose_errors score_pictures
+score export report synth commands cli""",
 )
 """A file imports only from those before it; a package (folder) counts as one."""
 

@@ -1,0 +1,204 @@
+"""Files and folders that are complete or absent: written beside their place, verified, renamed.
+
+``prepare_output`` refuses before work starts, ``OutputLock`` keeps other writers out while it runs,
+``write_file`` and ``new_folder`` put one file or one folder into place. Nothing else in protoscene
+writes files.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+
+from protoscene.errors import Failed, Refused
+
+LONGEST_NAME = 200
+"""Bytes in an output's name, so that the name of its temporary sibling fits as well."""
+
+
+def prepare_output(path: Path) -> None:
+    """Raises Refused where ``path`` cannot become a new file or folder: it exists, its parent is
+    missing or not writable. Writes nothing."""
+    path = Path(path)
+    if os.path.lexists(path):
+        raise Refused(path, "output", "exists already; protoscene overwrites nothing")
+    parent = path.absolute().parent
+    if not parent.exists():
+        raise Refused(path, "output", "its parent folder does not exist")
+    if not parent.is_dir():
+        raise Refused(path, "output", "its parent is not a folder")
+    if len(os.fsencode(path.name)) > LONGEST_NAME or path.name in ("", ".."):
+        raise Refused(path, "output", "not a usable name", expected=f"1 to {LONGEST_NAME} bytes")
+    effective = os.access in os.supports_effective_ids
+    if not os.access(parent, os.W_OK | os.X_OK, effective_ids=effective):
+        raise Refused(path, "output", "its parent folder is not writable")
+
+
+class OutputLock:
+    """The right to write ``path``, held from entry to exit: one process at a time.
+
+    The lock is an ``flock`` on the sibling ``.NAME.lock``, which holds the process number; it ends
+    with the process, so a killed one blocks nobody. Entering also runs :func:`prepare_output` and
+    removes temporary siblings that a killed process left. Raises Refused naming the process that
+    is writing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self._file = self.path.absolute().parent / f".{self.path.name}.lock"
+        self._descriptor = -1
+
+    def __enter__(self) -> OutputLock:
+        prepare_output(self.path)
+        self._descriptor = self._acquire()
+        try:
+            prepare_output(self.path)  # it may have appeared before the lock was ours
+            os.ftruncate(self._descriptor, 0)
+            os.write(self._descriptor, f"{os.getpid()}\n".encode())
+            self._remove_stale()
+        except BaseException:
+            self._release()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._release()
+
+    def _acquire(self) -> int:
+        while True:
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            descriptor = os.open(self._file, flags, 0o666)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if self._is_current(descriptor):
+                    return descriptor
+            except BlockingIOError:
+                holder = os.read(descriptor, 32).decode(errors="replace").strip()
+                os.close(descriptor)
+                who = f"process {holder}" if holder else "another process"
+                raise Refused(self.path, "output", f"is being written by {who}") from None
+            except OSError as error:
+                os.close(descriptor)
+                problem = f"this file system does not lock files: {error.strerror}"
+                raise Refused(self.path, "output", problem) from None
+            os.close(descriptor)  # the holder removed this lock file just now: take the next one
+
+    def _is_current(self, descriptor: int) -> bool:
+        try:
+            named = self._file.stat()
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(named, os.fstat(descriptor))
+
+    def _release(self) -> None:
+        with suppress(OSError):
+            self._file.unlink()  # before the lock is let go, so that the file is ours
+        os.close(self._descriptor)
+
+    def _remove_stale(self) -> None:
+        for entry in self._file.parent.iterdir():
+            if _is_temporary(entry.name, of=self.path.name):
+                _remove(entry)
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Puts ``data`` at ``path``, complete or not at all; a file already there is replaced.
+
+    Written to a temporary sibling with the umask's mode, flushed to disk, read back and compared,
+    renamed. Raises Failed where the bytes read back differ, OSError where the disk refuses.
+    """
+    path = Path(path)
+    temporary = _temporary_sibling(path)
+    try:
+        _write_durably(temporary, data)
+        temporary.replace(path)
+    except BaseException:
+        _remove(temporary)
+        raise
+    _sync_folder(path.absolute().parent)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A temporary sibling folder that becomes ``path`` when the block ends, and is removed when
+    the block raises. Write into it with :func:`write_file`. Raises Refused if ``path`` exists."""
+    path = Path(path)
+    temporary = _temporary_sibling(path)
+    temporary.mkdir()
+    try:
+        yield temporary
+        for folder in [p for p in temporary.rglob("*") if p.is_dir()]:
+            _sync_folder(folder)
+        _sync_folder(temporary)
+        prepare_output(path)
+        temporary.rename(path)
+    except BaseException:
+        _remove(temporary)
+        raise
+    _sync_folder(path.absolute().parent)
+
+
+def check_disk_space(path: Path, needed: int) -> None:
+    """Raises Refused where the disk that would hold ``path`` has less than ``needed`` bytes."""
+    free = shutil.disk_usage(Path(path).absolute().parent).free
+    if needed > free:
+        got, expected = f"{free / 2**20:.1f} MiB free", f"at least {needed / 2**20:.1f} MiB"
+        raise Refused(path, "output", "not enough room on the disk", got=got, expected=expected)
+
+
+def _temporary_sibling(path: Path) -> Path:
+    return path.absolute().parent / f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+
+
+def _is_temporary(name: str, of: str) -> bool:
+    if not (name.startswith(f".{of}.") and name.endswith(".tmp")):
+        return False
+    middle = name.removeprefix(f".{of}.").removesuffix(".tmp").split(".")
+    return len(middle) == 2 and middle[0].isdigit() and len(middle[1]) == 8
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(path, flags, 0o666)
+    try:
+        rest = memoryview(data)
+        while rest:
+            written = os.write(descriptor, rest[: 2**26])  # may write less than it was given
+            if written == 0:
+                raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+            rest = rest[written:]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    stored = path.read_bytes()
+    if hashlib.sha256(stored).digest() != hashlib.sha256(data).digest():
+        raise Failed(f"{path.parent}: the disk gave back other bytes than were written")
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)

@@ -1,0 +1,244 @@
+"""``scene.json``: its form, its own hash, and the laws that its numbers obey.
+
+The volumes that it names are the business of ``store``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+from collections.abc import Iterator
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from msgspec import UNSET, Struct, UnsetType
+
+from protoscene import __version__
+from protoscene.errors import Failed, Refused
+from protoscene.formats.paths import read_file
+from protoscene.geometry import Grid
+from protoscene.scene import Scene, SceneObject, Track
+
+FORMAT, VERSION = "protoscene-scene", 1
+MOST_JSON_BYTES = 64 * 2**20
+DECIMALS = 6
+"""Of metres, radians, scales and scores in scene.json. Times and grids are written exactly."""
+NO_HASH = "0" * 64
+
+
+class GridEntry(Struct):
+    origin: tuple[float, float, float]
+    voxel_size: float
+    shape: tuple[int, int, int]
+
+
+class PrototypeEntry(Struct):
+    id: int
+    file: str
+    size_m: tuple[float, float, float]
+    symmetry: str | None = None
+
+
+class TrackEntry(Struct):
+    time: list[float]
+    centre_m: list[tuple[float, float, float]]
+    yaw_rad: list[float]
+    scale: list[float]
+    visible: list[bool]
+
+
+class ObjectEntry(Struct):
+    id: int
+    prototype: int
+    score: float
+    moving: bool
+    dims_m: tuple[float, float, float]
+    track: TrackEntry
+    kind: str | UnsetType | None = UNSET
+
+
+class FileEntry(Struct):
+    bytes: int
+    sha256: str
+
+
+class SceneEntry(Struct):
+    format: str
+    version: int
+    times: list[float]
+    grid: GridEntry
+    background: str
+    prototypes: list[PrototypeEntry]
+    objects: list[ObjectEntry]
+    files: dict[str, FileEntry]
+    made_by: dict[str, str | int]
+    sha256: str | UnsetType = UNSET
+    """Of this file with these 64 digits as zeros. A scene written by hand may leave it out."""
+
+
+class Header(Struct):
+    format: str
+    version: int
+
+
+def encode_scene(scene: Scene, files: dict[str, FileEntry]) -> bytes:
+    """``scene.json`` as bytes: sorted keys, rounded numbers, its own hash filled in.
+
+    Raises Failed where a number is not finite.
+    """
+    grid = scene.grid
+    symmetries = list(scene.symmetries) or [None] * len(scene.prototypes)
+    entry = SceneEntry(
+        format=FORMAT,
+        version=VERSION,
+        times=[_exact(time, "times") for time in scene.times],
+        grid=GridEntry(grid.origin, grid.voxel_size, grid.shape),
+        background="background.safetensors",
+        prototypes=[
+            PrototypeEntry(k, prototype_file(k), _rounded(size, f"prototypes[{k}].size_m"), word)
+            for k, (size, word) in enumerate(zip(scene.sizes_m, symmetries, strict=True))
+        ],
+        objects=[_object_entry(thing) for thing in scene.objects],
+        files=files,
+        made_by={"protoscene": __version__, **scene.made_by},
+        sha256=NO_HASH,
+    )
+    data = msgspec.json.encode(entry, order="sorted") + b"\n"
+    own = hashlib.sha256(data).hexdigest()
+    return data.replace(f'"sha256":"{NO_HASH}"'.encode(), f'"sha256":"{own}"'.encode())
+
+
+def _object_entry(thing: SceneObject) -> ObjectEntry:
+    where, track = f"object {thing.id}", thing.track
+    return ObjectEntry(
+        id=thing.id,
+        prototype=thing.prototype,
+        score=_rounded([thing.score], where)[0],
+        moving=thing.moving,
+        dims_m=_rounded(thing.dims_m, where),
+        track=TrackEntry(
+            time=[_exact(time, where) for time in track.time],
+            centre_m=[_rounded(centre, where) for centre in track.centre],
+            yaw_rad=list(_rounded(track.yaw, where)),
+            scale=list(_rounded(track.scale, where)),
+            visible=[bool(seen) for seen in track.visible],
+        ),
+        kind=UNSET if thing.kind is None else thing.kind,
+    )
+
+
+def _exact(value: Any, where: str) -> float:
+    if not math.isfinite(value):
+        raise Failed(f"{where}: a number is not finite, nothing was written")
+    return float(value)
+
+
+def _rounded(values: Any, where: str) -> Any:
+    # + 0.0 turns -0.0 into 0.0
+    return tuple(round(_exact(value, where), DECIMALS) + 0.0 for value in values)
+
+
+def read_scene_json(file: Path) -> SceneEntry:
+    """``scene.json`` checked by itself: form, version, its own hash, and that numbers agree.
+
+    The volumes that it names are not looked at.
+    """
+    data = read_file(file, "scene", MOST_JSON_BYTES)
+    header = _decoded(file, data, Header)
+    if header.format != FORMAT:
+        raise Refused(file, "format", "is not a scene", got=header.format, expected=FORMAT)
+    if header.version > VERSION:
+        problem = f"made by version {header.version}, this reads ≤ {VERSION}"
+        raise Refused(file, "version", problem)
+    entry = _decoded(file, data, SceneEntry)
+    _check_own_hash(file, data, entry)
+    _check_numbers(file, entry)
+    return entry
+
+
+def _decoded(file: Path, data: bytes, kind: Any) -> Any:
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.ValidationError as error:
+        problem, _, where = str(error).partition(" - at `$.")
+        raise Refused(file, where.rstrip("`") or "scene", problem) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Refused(file, "JSON", str(error)) from None
+
+
+def _check_own_hash(file: Path, data: bytes, entry: SceneEntry) -> None:
+    if entry.sha256 is UNSET:
+        keys = _decoded(file, data, dict[str, msgspec.Raw])
+        if close := get_close_matches("sha256", [k for k in keys if k != "made_by"], 1, 0.7):
+            raise Refused(file, close[0], "unknown field; did you mean 'sha256'?")
+        return
+    digits = str(entry.sha256).encode()
+    zeros = data.replace(digits, NO_HASH.encode())
+    if len(digits) != len(NO_HASH) or hashlib.sha256(zeros).hexdigest() != entry.sha256:
+        raise Refused(file, "sha256", "the file was changed after it was written")
+
+
+def _check_numbers(file: Path, entry: SceneEntry) -> None:
+    try:
+        Grid(entry.grid.origin, entry.grid.voxel_size, entry.grid.shape)
+    except ValueError as error:
+        raise Refused(file, "grid", str(error)) from None
+    _check_times(file, "times", entry.times)
+    ids = {thing.id for thing in entry.objects}
+    if len(ids) != len(entry.objects):
+        raise Refused(file, "objects", "two objects have the same id")
+    if len({p.id for p in entry.prototypes}) != len(entry.prototypes):
+        raise Refused(file, "prototypes", "two prototypes have the same id")
+    for i, thing in enumerate(entry.objects):
+        _check_object(file, f"objects[{i}]", thing, {p.id for p in entry.prototypes})
+
+
+def _check_object(file: Path, where: str, thing: ObjectEntry, prototypes: set[int]) -> None:
+    if thing.prototype not in prototypes:
+        raise Refused(file, f"{where}.prototype", "no prototype has this id", got=thing.prototype)
+    track = thing.track
+    for name in ("centre_m", "yaw_rad", "scale", "visible"):
+        n = len(getattr(track, name))
+        if n != len(track.time):
+            problem = "must have a row for each time"
+            raise Refused(file, f"{where}.track.{name}", problem, got=n, expected=len(track.time))
+    if not track.time:
+        raise Refused(file, f"{where}.track.time", "must hold at least one instant")
+    _check_times(file, f"{where}.track.time", track.time)
+    numbers = [thing.score, *thing.dims_m, *track.yaw_rad, *itertools.chain(*track.centre_m)]
+    if not all(map(math.isfinite, numbers)):
+        raise Refused(file, where, "holds a number that is not finite")
+    if not all(math.isfinite(s) and s > 0 for s in track.scale):
+        raise Refused(file, f"{where}.track.scale", "must be finite and above 0")
+
+
+def _check_times(file: Path, field: str, times: list[float]) -> None:
+    increases = all(a < b for a, b in itertools.pairwise(times))
+    if not (increases and all(map(math.isfinite, times))):
+        raise Refused(file, field, "must be finite seconds, strictly increasing")
+
+
+def objects_of(entry: SceneEntry) -> Iterator[SceneObject]:
+    """The objects as the scene holds them; prototype numbers become indices."""
+    index = {prototype.id: i for i, prototype in enumerate(entry.prototypes)}
+    for thing in entry.objects:
+        track = Track(
+            time=np.array(thing.track.time),
+            centre=np.array(thing.track.centre_m).reshape(-1, 3),
+            yaw=np.array(thing.track.yaw_rad),
+            scale=np.array(thing.track.scale),
+            visible=np.array(thing.track.visible, dtype=bool),
+        )
+        kind = None if thing.kind is UNSET else thing.kind
+        yield SceneObject(
+            thing.id, index[thing.prototype], thing.score, thing.moving, thing.dims_m, track, kind
+        )
+
+
+def prototype_file(k: int) -> str:
+    """Where the volume of prototype k is stored."""
+    return f"prototypes/{k}.safetensors"
