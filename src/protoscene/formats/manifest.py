@@ -144,7 +144,7 @@ class Table:
             raise self.refused(key, "wrong type", _kind(value), "text")
         return value
 
-    def list(self, key: str) -> list[Any]:
+    def items(self, key: str) -> list[Any]:
         value = self.required(key)
         if not isinstance(value, list):
             raise self.refused(key, "wrong type", _kind(value), "a list")

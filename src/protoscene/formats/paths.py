@@ -73,7 +73,9 @@ def read_file(path: Path, field: str, limit: int) -> bytes:
     size = require_regular(path, field)
     if size > limit:
         expected = f"at most {limit / 1e6:.0f} MB"
-        raise Refused(path, field, "file is too large", got=f"{size / 1e6:.0f} MB", expected=expected)
+        raise Refused(
+            path, field, "file is too large", got=f"{size / 1e6:.0f} MB", expected=expected
+        )
     try:
         return path.read_bytes()
     except OSError as error:

@@ -26,7 +26,9 @@ def rigid_pose(rows: object, file: Path, field: str) -> tuple[Float[np.ndarray, 
     """
     matrix = _as_matrix(rows, file, field)
     if not np.isfinite(matrix).all():
-        raise Refused(file, field, "pose has a number that is not finite", expected="finite numbers")
+        raise Refused(
+            file, field, "pose has a number that is not finite", expected="finite numbers"
+        )
     if np.abs(matrix[3] - [0, 0, 0, 1]).max() > 1e-6:
         got = " ".join(f"{v:g}" for v in matrix[3])
         raise Refused(file, field, "last row of a pose", got=got, expected="0 0 0 1")
@@ -46,7 +48,9 @@ def rigid_pose(rows: object, file: Path, field: str) -> tuple[Float[np.ndarray, 
         got = f"max |RᵀR − I| = {deviation:.2g}"
         raise Refused(file, field, problem, got=got, expected=f"at most {REPAIRED:g}")
     if np.linalg.det(rotation) < 0:
-        raise Refused(file, field, "rotation is a mirror image", got="determinant −1", expected="+1")
+        raise Refused(
+            file, field, "rotation is a mirror image", got="determinant −1", expected="+1"
+        )
     matrix[:3, :3] = nearest_rotation(rotation)
     matrix[3] = [0, 0, 0, 1]
     return matrix, deviation
@@ -69,9 +73,7 @@ def _as_matrix(rows: object, file: Path, field: str) -> Float[np.ndarray, "4 4"]
     return matrix
 
 
-def pose_from_quaternion(
-    values: list[float], file: Path, field: str
-) -> Float[np.ndarray, "4 4"]:
+def pose_from_quaternion(values: list[float], file: Path, field: str) -> Float[np.ndarray, "4 4"]:
     """Rigid matrix of ``tx ty tz qx qy qz qw``; the quaternion's norm must be 1 within 1e-3."""
     norm = math.hypot(*values[3:])
     if not abs(norm - 1) <= 1e-3:
