@@ -6,11 +6,17 @@ from dataclasses import fields, replace
 import msgspec
 import numpy as np
 import pytest
+import torch
 
+from protoscene.errors import Refused
+from protoscene.geometry import Grid
 from protoscene.matching import instants, match
 from protoscene.pose_errors import best_offset
-from protoscene.score import as_dict, idf1, score_objects, table, v_measure
+from protoscene.prototypes import VoxelPrototypes
+from protoscene.scene import Scene
+from protoscene.score import as_dict, idf1, score, score_objects, table, v_measure
 from protoscene.truth import Truth
+from protoscene.volume import Background, Volume
 from scored_scenes import TIMES, only, truth, turned_world, with_track
 
 VOXEL = 0.05
@@ -251,3 +257,14 @@ def test_every_row_of_the_table_has_its_unit():
     assert units["centre", "median"] in ("m", "voxels")
     assert {unit for *_, unit in rows} == {"", "m", "voxels", "°"}
     assert [type(value) in (int, float) for *_, value, _ in rows] == [True] * len(rows)
+
+
+def test_a_scene_of_other_times_is_refused():
+    grid = Grid((0, 0, 0), VOXEL, (1, 1, 1))
+    background = Background(Volume(torch.zeros(4, 1, 1, 1), grid))
+    prototypes = VoxelPrototypes.from_rgba([torch.zeros(4, 1, 1, 1)] * 3, VOXEL)
+    sizes = tuple(p.size_m for p in truth().prototypes)
+    scene = Scene(TIMES, background, prototypes, truth().objects, sizes)
+    assert as_dict(score(scene, truth())) == as_dict(card(truth().objects))
+    with pytest.raises(Refused, match="no instant in common"):
+        score(replace(scene, times=(9.0, 9.1)), truth())

@@ -11,7 +11,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
-from pathlib import Path
 from typing import SupportsFloat
 
 import numpy as np
@@ -19,6 +18,7 @@ from jaxtyping import Int
 from scipy.optimize import linear_sum_assignment
 
 from protoscene.errors import Refused
+from protoscene.formats import load
 from protoscene.matching import Matches, average_precision, instants, majority, match
 from protoscene.pose_errors import (
     CentreError,
@@ -30,7 +30,7 @@ from protoscene.pose_errors import (
     yaw_offsets,
 )
 from protoscene.scene import Scene, SceneObject
-from protoscene.score_pictures import PictureScore, score_pictures
+from protoscene.score_pictures import PictureScore, scene_view, score_pictures
 from protoscene.truth import TIME_TOLERANCE_S, Truth, load_truth
 
 __all__ = ["ScoreCard", "Truth", "as_dict", "load_truth", "score", "score_objects", "table"]
@@ -116,17 +116,10 @@ def score(
     gaps = [min((abs(a - b) for b in scene.times), default=math.inf) for a in truth.times]
     if min(gaps) > TIME_TOLERANCE_S:
         raise Refused("scene", "times", "no instant in common with the truth")
-    shown = _heldout_pictures(scene, truth.heldout) if pictures and truth.heldout else None
+    shown = None
+    if pictures and truth.heldout is not None:
+        shown = score_pictures(scene_view(scene), load(truth.heldout))
     return score_objects(scene.objects, truth, scene.grid.voxel_size, operating_score, shown)
-
-
-def _heldout_pictures(scene: Scene, heldout: Path) -> PictureScore:
-    from protoscene.formats import load
-    from protoscene.render import render_view
-
-    return score_pictures(
-        lambda time, camera: render_view(scene, time, camera), load(heldout.parent)
-    )
 
 
 def score_objects(

@@ -5,15 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float
+import torch
+from jaxtyping import Bool, Shaped
 from PIL import Image
 
 from protoscene.errors import Refused
 from protoscene.geometry import Camera
 from protoscene.recording import Frame, Recording, View
+from protoscene.render import render
+from protoscene.scene import Scene
 
 RenderView = Callable[[float, Camera], tuple[np.ndarray, np.ndarray]]
 """(time in s, camera) → colour (h, w, 3) uint8 and z-depth (h, w) in metres, 0 = nothing."""
@@ -35,6 +39,19 @@ class PictureScore:
     psnr_objects_db: float
     depth_median_m: float
     depth_within_5cm: float
+
+
+def scene_view(scene: Scene) -> RenderView:
+    """Draws ``scene`` at its own resolution; views of one time share one composed volume."""
+    compose = lru_cache(maxsize=1)(scene.compose)
+
+    def render_view(time: float, camera: Camera) -> tuple[np.ndarray, np.ndarray]:
+        with torch.no_grad():
+            picture = render(compose(time), camera, scene.background.outside)
+        colour = (picture.colour.clamp(0, 1) * 255).round().to(torch.uint8)
+        return colour.numpy(), picture.depth.double().numpy()
+
+    return render_view
 
 
 def score_pictures(
@@ -82,8 +99,8 @@ def _psnr(squared: np.ndarray) -> float:
 
 
 def _blocks(
-    picture: Float[np.ndarray, "h w *c"], shrink: int
-) -> Float[np.ndarray, "small_h small_w block *c"]:
+    picture: Shaped[np.ndarray, "h w *c"], shrink: int
+) -> Shaped[np.ndarray, "small_h small_w block *c"]:
     h, w = (n // shrink for n in picture.shape[:2])
     cut = picture[: h * shrink, : w * shrink]
     cells = cut.reshape(h, shrink, w, shrink, *picture.shape[2:]).swapaxes(1, 2)

@@ -19,11 +19,13 @@ import msgspec
 import numpy as np
 
 from protoscene.errors import Refused
+from protoscene.formats.paths import read_file, resolve_inside
 from protoscene.scene import SceneObject, Track
 
 Triple = tuple[float, float, float]
 Symmetry = Literal["half_turn", "quarter_turn", "round"] | None
 
+MOST_BYTES = 64 * 2**20
 TIME_TOLERANCE_S = 1e-4
 """Times closer than this are one instant: what a decimal time in a file may have lost."""
 
@@ -89,9 +91,7 @@ def load_truth(path: str | Path) -> Truth:
     """Reads and checks a truth.json. Raises Refused naming the field that is wrong."""
     path = Path(path)
     try:
-        raw = msgspec.json.decode(path.read_bytes(), type=_Truth)
-    except OSError as error:
-        raise Refused(path, "file", f"cannot be read: {error.strerror}") from error
+        raw = msgspec.json.decode(read_file(path, "file", MOST_BYTES), type=_Truth)
     except msgspec.ValidationError as error:
         problem, _, field = str(error).partition(" - at `$")
         raise Refused(path, field.strip(".`") or "top level", problem) from error
@@ -171,10 +171,7 @@ def _check_positive(path: Path, field: str, values: Sequence[float]) -> None:
 
 
 def _heldout(path: Path, relative: str) -> Path:
-    folder = path.parent.resolve()
-    target = (folder / relative).resolve()
-    if not target.is_relative_to(folder):
-        raise Refused(path, "heldout", "leaves the folder", relative)
+    target = resolve_inside(path.parent, relative, path, "heldout")
     if not target.is_file():
         raise Refused(path, "heldout", "no such file", relative)
     return target
