@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from protoscene.errors import Refused
+from protoscene.synth.clutter import draw_posts, draw_walls
 from protoscene.synth.paths import STYLES, extent, gaps
 from protoscene.synth.settings import SynthSettings
 from protoscene.synth.things import (
@@ -15,9 +16,7 @@ from protoscene.synth.things import (
     SCHEMES,
     Part,
     Thing,
-    box,
     build_thing,
-    cylinder,
     symmetry_of,
 )
 
@@ -66,10 +65,11 @@ def make_layout(settings: SynthSettings) -> Layout:
     things = _draw_things(np.random.default_rng([settings.seed, 1000]), settings)
     for attempt in range(LAYOUTS):
         rng = np.random.default_rng([settings.seed, attempt])
-        clutter, taken = _draw_clutter(rng, settings)
+        walls, posts = draw_walls(rng, settings), draw_posts(rng, settings)
+        taken = [_taken_by(post, settings) for post in posts]
         actors = _draw_actors(rng, settings, things, taken, easier=attempt / LAYOUTS)
         if actors is not None:
-            return Layout(things, actors, clutter)
+            return Layout(things, actors, walls + posts)
     raise Refused(
         "synth",
         "n_moving",
@@ -89,6 +89,7 @@ def _draw_things(rng: np.random.Generator, settings: SynthSettings) -> tuple[Thi
         turned = [k for k in order if symmetry_of(k) is None]
         kinds = turned[: settings.n_kinds - 1]
         kinds.append(next(k for k in order if k not in kinds))
+    kinds = kinds[: settings.n_moving or settings.n_parked]  # what is parked also moves
     schemes = rng.permutation(len(SCHEMES))
     things = []
     for n, kind in enumerate(kinds):
@@ -101,41 +102,9 @@ def _draw_things(rng: np.random.Generator, settings: SynthSettings) -> tuple[Thi
     return tuple(things)
 
 
-def _draw_clutter(
-    rng: np.random.Generator, settings: SynthSettings
-) -> tuple[tuple[Part, ...], list[_Taken]]:
-    """Low walls on two sides, and posts and blocks around the area; one block inside it."""
-    half = settings.area / 2
-    parts: list[Part] = []
-    grey = [tuple(float(v) for v in g + rng.uniform(-0.04, 0.04, 3)) for g in (0.62, 0.5, 0.72)]
-    first = int(rng.integers(4))
-    for n, side in enumerate((first, (first + int(rng.integers(1, 4))) % 4)):
-        height, length = rng.uniform(0.5, 0.8), 2 * half + rng.uniform(0.2, 0.8)
-        at = half + 0.55
-        along = side % 2
-        centre = ((-1) ** (side // 2) * at if along == 0 else 0.0, 0.0, height / 2)
-        if along == 1:
-            centre = (0.0, (-1) ** (side // 2) * at, height / 2)
-        size = (0.12, length, height) if along == 0 else (length, 0.12, height)
-        parts.append(box(centre, size, grey[n]))
-    inside: list[_Taken] = []
-    for n in range(4):
-        reach = 0.45 * half if n == 0 else half + 0.25
-        angle = rng.uniform(0, 2 * np.pi)
-        x, y = reach * np.cos(angle), reach * np.sin(angle)
-        if n:  # onto the rim of the square, where nobody drives
-            x, y = np.array([x, y]) * (half + 0.25) / max(abs(x), abs(y))
-        width, height = rng.uniform(0.12, 0.24), rng.uniform(0.15, 0.7)
-        scale = 0.5 if settings.size == "small" else 1.0
-        width, height = float(width * scale), float(height * scale)
-        centre = (float(x), float(y), height / 2)
-        if n % 2:
-            parts.append(cylinder(centre, width, height, grey[2]))
-        else:
-            parts.append(box(centre, (width, width, height), grey[2]))
-        fine = np.tile([x, y, 0.0], (settings.n_instants * SUBSTEPS, 1))
-        inside.append(_Taken(fine, (width, width)))
-    return tuple(parts), inside
+def _taken_by(part: Part, settings: SynthSettings) -> _Taken:
+    fine = np.tile([part.centre[0], part.centre[1], 0.0], (settings.n_instants * SUBSTEPS, 1))
+    return _Taken(fine, (2 * part.half[0], 2 * part.half[1]))
 
 
 def _draw_actors(

@@ -17,12 +17,12 @@ SIZES = ("large", "small")
 class SynthSettings:
     """A recording to be made. Raises Refused naming the field whose value cannot be had.
 
-    ``time_step`` seconds between instants; ``fov_deg`` horizontal; ``noise_scale`` multiplies the
-    depth camera's axial noise of 0.0012 + 0.0019·(z − 0.4)² m; ``colour_noise`` is the standard
-    deviation in steps of 1/255; ``motions`` are shared out over the movers; ``kinds`` empty means
-    ``n_kinds`` drawn by the seed; ``min_gap`` metres between any two things; ``max_gap`` metres, if
-    given, within which every thing comes of another; ``area`` side in metres of the square in
-    which things stand.
+    ``time_step`` seconds between instants; ``fov_deg`` horizontal; farther than ``reach_m`` no
+    depth returns; ``noise_scale`` multiplies the axial noise of 0.0012 + 0.0019·(z − 0.4)² m;
+    ``colour_noise`` is the standard deviation in steps of 1/255. ``kinds`` empty means ``n_kinds``
+    drawn by the seed; ``motions`` are shared out over the movers; ``min_gap`` metres between any
+    two things; ``max_gap`` metres, if given, within which every thing comes of another; ``area``
+    side in metres of the square in which things stand.
     """
 
     seed: int = 0
@@ -34,6 +34,7 @@ class SynthSettings:
     height: int = 240
     fov_deg: float = 75.0
     rig: str = "fixed"
+    reach_m: float = 10.0
     noise: bool = True
     noise_scale: float = 0.5
     colour_noise: float = 2.0
@@ -60,6 +61,7 @@ class SynthSettings:
             "n_kinds": (1, len(KINDS)),
             "time_step": (1e-3, 10.0),
             "fov_deg": (10.0, 150.0),
+            "reach_m": (0.5, 39.0),
             "noise_scale": (0.0, 100.0),
             "colour_noise": (0.0, 100.0),
             "min_gap": (0.0, 10.0),
@@ -72,10 +74,11 @@ class SynthSettings:
         for field, known in (("rig", RIGS), ("size", SIZES)):
             if getattr(self, field) not in known:
                 raise _refused(field, "unknown", getattr(self, field), " or ".join(known))
-        for field, known in (("motions", MOTIONS), ("kinds", KINDS)):
+        choices: dict[str, tuple[str, ...]] = {"motions": MOTIONS, "kinds": KINDS}
+        for field, words in choices.items():
             for value in getattr(self, field):
-                if value not in known:
-                    raise _refused(field, "unknown", value, ", ".join(known))
+                if value not in words:
+                    raise _refused(field, "unknown", value, ", ".join(words))
         if self.n_moving and not self.motions:
             raise _refused("motions", "movers need at least one", (), ", ".join(MOTIONS))
         if self.max_gap is not None and not self.min_gap < self.max_gap:

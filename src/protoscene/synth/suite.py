@@ -41,7 +41,8 @@ TINY = SynthSettings(
 """For tests: made in about a second."""
 
 DEMO = SynthSettings(
-    seed=3, n_instants=16, n_cameras=3, width=240, height=180, n_moving=3, n_parked=2, n_kinds=2,
-    n_heldout=1, colour_noise=0.0, time_step=0.2,
+    seed=3, n_instants=16, n_cameras=3, width=224, height=168, n_moving=3, n_parked=2,
+    kinds=("car", "robot", "crate"), motions=("smooth", "spin", "reverse"), area=4.0, n_heldout=1,
+    noise_scale=0.25, colour_noise=0.0, reach_m=7.0, time_step=0.2,
 )  # fmt: skip
 """The recording that ``demo`` discovers."""

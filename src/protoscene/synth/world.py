@@ -16,8 +16,6 @@ from protoscene.synth.layout import Actor, Layout
 from protoscene.synth.things import Part
 
 NEAR_M, FAR_M = 0.1, 40.0
-REACH_M = 10.0
-"""Farther surfaces return no depth, as with a real depth camera."""
 
 
 class World:
@@ -61,7 +59,7 @@ class World:
             self._data.mocap_quat[n] = (np.cos(yaw / 2), 0, 0, np.sin(yaw / 2))
 
     def picture(self, camera: Camera) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(h, w, 3) uint8 colour, (h, w) z-depth in metres (0 = beyond reach), and (h, w) actor
+        """(h, w, 3) uint8 colour, (h, w) z-depth in metres (0 = nothing there), and (h, w) actor
         indices (−1 = background), all at pixel centres, without noise."""
         mujoco = self._mujoco
         self._aim(camera)
@@ -80,7 +78,7 @@ class World:
             self._scene.flags[flag] = False
         # Reversed z: the buffer holds (near·far / depth − near) / (far − near).
         depth = NEAR_M * FAR_M / (buffer.astype(np.float64) * (FAR_M - NEAR_M) + NEAR_M)
-        depth[depth > REACH_M] = 0.0
+        depth[depth > 0.99 * FAR_M] = 0.0
         return colour[::-1].copy(), depth[::-1].copy(), self._actors_seen(code[::-1])
 
     def _aim(self, camera: Camera) -> None:

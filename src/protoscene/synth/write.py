@@ -75,6 +75,7 @@ def _write_views(
         world.at(i)
         for c, views in enumerate(cameras):
             colour, depth, actors = world.picture(views[i])
+            depth[depth > settings.reach_m] = 0.0
             seen[i] += np.bincount(actors[actors >= 0], minlength=n_actors)
             if settings.noise:
                 rng = np.random.default_rng([settings.seed, 2000, i, c])
@@ -94,6 +95,7 @@ def _write_heldout(
         world.at(i)
         for c, views in enumerate(cameras):
             colour, depth, actors = world.picture(views[i])
+            depth[depth > settings.reach_m] = 0.0
             name = f"h{c}_{i:04d}.png"
             frames.append(_write_frame(folder, name, f"h{c}", time, views[i], colour, depth))
             _write_png(folder / "instances" / name, (actors + 1).astype(np.uint16))
