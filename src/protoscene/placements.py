@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class Placements:
     """n placements. Anything array-like is accepted; missing yaw, scale, presence are 0, 1, 1.
 
@@ -21,22 +21,24 @@ class Placements:
 
     which: Tensor
     centre: Tensor
-    yaw: Tensor = None  # type: ignore[assignment]  # filled in by __post_init__
-    scale: Tensor = None  # type: ignore[assignment]
-    presence: Tensor = None  # type: ignore[assignment]
+    yaw: Tensor
+    scale: Tensor
+    presence: Tensor
 
-    def __post_init__(self) -> None:
-        centre = _floating(self.centre).reshape(-1, 3)
+    def __init__(
+        self, which: Any, centre: Any, yaw: Any = None, scale: Any = None, presence: Any = None
+    ) -> None:
+        centre = _floating(centre).reshape(-1, 3)
         n = centre.shape[0]
-        which = torch.as_tensor(self.which, device=centre.device)
+        which = torch.as_tensor(which, device=centre.device)
         if which.dim() < 2:
             which = which.reshape(-1).long()
         values = {
             "which": which,
             "centre": centre,
-            "yaw": _filled(self.yaw, n, 0.0, centre),
-            "scale": _filled(self.scale, n, 1.0, centre),
-            "presence": _filled(self.presence, n, 1.0, centre),
+            "yaw": _filled(yaw, n, 0.0, centre),
+            "scale": _filled(scale, n, 1.0, centre),
+            "presence": _filled(presence, n, 1.0, centre),
         }
         for name, value in values.items():
             if value.shape[0] != n:
@@ -52,9 +54,9 @@ class Placements:
                 bad |= value <= 0
             if bad.any():
                 row = int(bad.reshape(len(self), -1).any(dim=1).nonzero()[0])
+                expected = "finite and > 0" if name == "scale" else "finite"
                 raise ValueError(
-                    f"placements.{name}[{row}] is {value[row].tolist()}, expected "
-                    f"finite{' and > 0' if name == 'scale' else ''} values"
+                    f"placements.{name}[{row}] is {value[row].tolist()}, expected {expected}"
                 )
 
     def __len__(self) -> int:

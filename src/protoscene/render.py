@@ -7,7 +7,8 @@ read trilinearly, so that the colour of empty voxels never counts, and one step 
 
 so that (1 − α)⁴ of it crosses a voxel. Why the fourth power: a surface in an occupancy volume is a
 ramp from 0 to 1 over one voxel, and a ray that meets it head on has lost half of its light where
-α = 0.5: that is where depth lies. With the first power depth would lie a third of a voxel deeper,
+α = 0.5: that is where depth lies (to 0.1 voxel; a grazing ray is stopped earlier, at an edge by a
+voxel along the ray and more). With the first power depth would lie a third of a voxel deeper,
 and a wall one voxel thick would let 13 % of the light through.
 """
 
