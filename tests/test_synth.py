@@ -9,6 +9,7 @@ from shapely import affinity, geometry
 from protoscene.errors import Refused
 from protoscene.synth import DEMO, SUITE, TINY, SynthSettings
 from protoscene.synth.cameras import heldout_cameras, recording_cameras
+from protoscene.synth.ground import box_corners
 from protoscene.synth.layout import Actor, make_layout
 from protoscene.synth.paths import STYLES, gaps
 from protoscene.synth.sensor import axial_sigma, millimetres, noisy_depth
@@ -62,6 +63,17 @@ def test_movers_move_and_parked_things_are_of_their_kinds(settings: SynthSetting
             assert steps.sum() > 1.8 * max(actor.thing.size_m[:2])
             assert steps.max() / settings.time_step <= 1.6
             assert steps.max() < 0.65 * min(actor.thing.size_m[:2])  # neighbours overlap
+
+
+@pytest.mark.parametrize("settings", NAMED)
+def test_every_thing_is_whole_in_some_picture_of_every_instant(settings: SynthSettings) -> None:
+    cameras = recording_cameras(settings)
+    for actor in make_layout(settings).actors:
+        corners = box_corners(actor.thing, actor.poses)
+        for i in range(settings.n_instants):
+            pixels = np.array([views[i].project(corners[i]) for views in cameras])[..., :2]
+            inside = (pixels > 0) & (pixels < [settings.width, settings.height])
+            assert inside.all(axis=(1, 2)).any()
 
 
 def test_heading_does_not_give_yaw() -> None:

@@ -8,8 +8,10 @@ import numpy as np
 from jaxtyping import Float
 
 from protoscene.errors import Refused
+from protoscene.synth.cameras import recording_cameras
 from protoscene.synth.clutter import draw_posts, draw_walls
-from protoscene.synth.paths import STYLES, extent, gaps
+from protoscene.synth.ground import SUBSTEPS, Ground, post_ground
+from protoscene.synth.paths import STYLES
 from protoscene.synth.settings import SynthSettings
 from protoscene.synth.things import (
     KINDS,
@@ -20,8 +22,6 @@ from protoscene.synth.things import (
     symmetry_of,
 )
 
-SUBSTEPS = 4
-"""Poses checked per instant, so that paths do not pass through each other between instants."""
 TRIES = 300
 LAYOUTS = 60
 THIN = ("chair", "lamp", "bench", "table")
@@ -51,23 +51,17 @@ class Layout:
     clutter: tuple[Part, ...]
 
 
-@dataclass(frozen=True, eq=False)
-class _Taken:
-    """Ground that somebody has: poses at every substep."""
-
-    fine: np.ndarray
-    size: tuple[float, float]
-
-
 def make_layout(settings: SynthSettings) -> Layout:
     """Draws kinds, then clutter and paths. Where those leave no room they are drawn anew, with
     smaller demands every time; Refused when none of them has room for all things."""
+    cameras = recording_cameras(settings)
     things = _draw_things(np.random.default_rng([settings.seed, 1000]), settings)
     for attempt in range(LAYOUTS):
         rng = np.random.default_rng([settings.seed, attempt])
         walls, posts = draw_walls(rng, settings), draw_posts(rng, settings)
-        taken = [_taken_by(post, settings) for post in posts]
-        actors = _draw_actors(rng, settings, things, taken, easier=attempt / LAYOUTS)
+        taken = [post_ground(post, settings) for post in posts]
+        ground = Ground(settings, cameras, taken, easier=attempt / LAYOUTS)
+        actors = _draw_actors(rng, ground, things)
         if actors is not None:
             return Layout(things, actors, walls + posts)
     raise Refused(
@@ -102,63 +96,47 @@ def _draw_things(rng: np.random.Generator, settings: SynthSettings) -> tuple[Thi
     return tuple(things)
 
 
-def _taken_by(part: Part, settings: SynthSettings) -> _Taken:
-    fine = np.tile([part.centre[0], part.centre[1], 0.0], (settings.n_instants * SUBSTEPS, 1))
-    return _Taken(fine, (2 * part.half[0], 2 * part.half[1]))
-
-
 def _draw_actors(
-    rng: np.random.Generator,
-    settings: SynthSettings,
-    things: tuple[Thing, ...],
-    taken: list[_Taken],
-    easier: float,
+    rng: np.random.Generator, ground: Ground, things: tuple[Thing, ...]
 ) -> tuple[Actor, ...] | None:
-    taken = list(taken)
-    clutter = len(taken)
+    settings = ground.settings
     styles = [settings.motions[i % len(settings.motions)] for i in range(settings.n_moving)]
     styles += ["parked"] * settings.n_parked
     actors: dict[int, Actor] = {}
     # Who jumps goes around the others, so it is drawn last.
     for n in sorted(range(len(styles)), key=lambda n: styles[n] == "jumps"):
         which = n % len(things)
-        near = settings.max_gap if actors and easier < 0.5 else None
+        thing = things[which]
         for _ in range(TRIES):
-            fine = _draw_poses(rng, settings, things[which], styles[n], taken, easier)
-            if fine is None or not _fits(settings, things[which], fine, taken, easier):
-                continue
-            if near is None or _comes_near(things[which], fine, taken[clutter:], near):
+            fine = _draw_poses(rng, ground, thing, styles[n])
+            if fine is not None and ground.fits(thing, fine) and ground.comes_near(thing, fine):
                 break
         else:
             return None
-        taken.append(_Taken(fine, things[which].size_m[:2]))
-        actors[n] = Actor(things[which], which, styles[n], fine[::SUBSTEPS])
+        ground.take(thing, fine)
+        actors[n] = Actor(thing, which, styles[n], fine[::SUBSTEPS])
     return tuple(actors[n] for n in range(len(styles)))
 
 
 def _draw_poses(
-    rng: np.random.Generator,
-    settings: SynthSettings,
-    thing: Thing,
-    style: str,
-    taken: list[_Taken],
-    easier: float,
+    rng: np.random.Generator, ground: Ground, thing: Thing, style: str
 ) -> np.ndarray | None:
     """(n_instants · SUBSTEPS, 3) poses of one try, not yet checked; None for a hopeless one."""
+    settings = ground.settings
     n = settings.n_instants * SUBSTEPS
     half = settings.area / 2
     if style == "parked":
         return np.tile(_anywhere(rng, half), (n, 1))
     if style == "jumps":
-        return _draw_jumps(rng, settings, thing, taken)
+        return _draw_jumps(rng, ground, thing)
     times = np.arange(n) * settings.time_step / SUBSTEPS
-    speed = _draw_speed(rng, settings, thing, style) * (1 - 0.6 * easier)
+    speed = _draw_speed(rng, settings, thing, style) * (1 - 0.6 * ground.easier)
     poses = STYLES[style](rng, times, speed)
     poses[:, :2] -= 0.5 * (poses[:, :2].min(axis=0) + poses[:, :2].max(axis=0))
     x, y, turn = _anywhere(rng, half)
     cos, sin = np.cos(turn), np.sin(turn)
-    spread = 0.75
-    xy = poses[:, :2] @ np.array([[cos, sin], [-sin, cos]]) + spread * np.array([x, y])
+    # A path's middle is nearer to the area's middle than a parked thing need be.
+    xy = poses[:, :2] @ np.array([[cos, sin], [-sin, cos]]) + 0.75 * np.array([x, y])
     return np.column_stack([xy, poses[:, 2] + turn])
 
 
@@ -176,36 +154,19 @@ def _draw_speed(
     return float(rng.uniform(slowest, fastest))
 
 
-def _draw_jumps(
-    rng: np.random.Generator, settings: SynthSettings, thing: Thing, taken: list[_Taken]
-) -> np.ndarray | None:
+def _draw_jumps(rng: np.random.Generator, ground: Ground, thing: Thing) -> np.ndarray | None:
     """A free pose for every instant, drawn on its own."""
-    fine = np.empty((settings.n_instants * SUBSTEPS, 3))
-    for i in range(settings.n_instants):
-        now = slice(i * SUBSTEPS, (i + 1) * SUBSTEPS)
-        there = [_Taken(t.fine[now], t.size) for t in taken]
+    fine = []
+    for i in range(ground.settings.n_instants):
         for _ in range(TRIES):
-            fine[now] = _anywhere(rng, settings.area / 2)
-            if _fits(settings, thing, fine[now], there, 0.0):
+            here = np.tile(_anywhere(rng, ground.settings.area / 2), (SUBSTEPS, 1))
+            if ground.fits(thing, here, first=i):
                 break
         else:
             return None
-    return fine
+        fine.append(here)
+    return np.concatenate(fine)
 
 
 def _anywhere(rng: np.random.Generator, half: float) -> np.ndarray:
     return np.array([*rng.uniform(-half, half, 2), rng.uniform(-np.pi, np.pi)])
-
-
-def _fits(
-    settings: SynthSettings, thing: Thing, fine: np.ndarray, taken: list[_Taken], easier: float
-) -> bool:
-    size = thing.size_m[:2]
-    if (np.abs(fine[:, :2]) + extent(fine, size)).max() > settings.area / 2:
-        return False
-    gap = settings.min_gap * (1 - 0.5 * easier)
-    return all(gaps(fine, size, t.fine, t.size).min() >= gap for t in taken)
-
-
-def _comes_near(thing: Thing, fine: np.ndarray, others: list[_Taken], near: float) -> bool:
-    return any(gaps(fine, thing.size_m[:2], t.fine, t.size).min() <= near for t in others)

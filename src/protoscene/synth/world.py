@@ -124,7 +124,8 @@ def _gl_context(mujoco: Any, width: int, height: int) -> Any:
         return mujoco.GLContext(width, height)
     problem: Exception | None = None
     for backend in dict.fromkeys((os.environ["MUJOCO_GL"], "egl", "osmesa")):
-        os.environ["PYOPENGL_PLATFORM"] = backend
+        # MuJoCo's own loader of GL functions and PyOpenGL each read their variable.
+        os.environ["MUJOCO_GL"] = os.environ["PYOPENGL_PLATFORM"] = backend
         try:
             return importlib.import_module(f"mujoco.{backend}").GLContext(width, height)
         except Exception as error:  # every backend fails in its own way
