@@ -1,0 +1,237 @@
+"""The sections of the report page as HTML. Every word that is not ours is escaped."""
+
+from __future__ import annotations
+
+import html
+import math
+from itertools import groupby
+
+import numpy as np
+
+from protoscene.errors import printable
+from protoscene.recording import Recording
+from protoscene.report.comparison import comparisons, largest_depth_difference
+from protoscene.report.palette import object_colour
+from protoscene.report.pictures import LARGEST_COLOUR_DIFFERENCE, gradient
+from protoscene.report.strips import Crop, object_strips
+from protoscene.report.turntable import prototype_sides
+from protoscene.scene import Scene, SceneObject
+from protoscene.score import ScoreCard, table
+
+ACRONYMS = {
+    "iou": "IoU", "f1": "F1", "idf1": "IDF1", "ap25": "AP@.25", "ap50": "AP@.5", "psnr": "PSNR",
+    "25": "≥ .25", "50": "≥ .5",
+}  # fmt: skip
+MAX_OBJECTS = 60
+MAX_PROTOTYPES = 40
+
+
+def heading(scene: Scene) -> str:
+    """Title and the scene in one line."""
+    nz, ny, nx = scene.grid.shape
+    length, width, height = scene.grid.size_m
+    words = [
+        f"{_count(len(scene.objects), 'object')} of {_count(len(scene.prototypes), 'prototype')}",
+        f"{_count(len(scene.times), 'instant')}, {scene.times[0]:g} to {scene.times[-1]:g} s",
+        f"{nx} × {ny} × {nz} voxels of {100 * scene.grid.voxel_size:.3g} cm "
+        f"({length:.3g} × {width:.3g} × {height:.3g} m)",
+    ]
+    return (
+        "<header><h1>Scene report</h1>"
+        f'<p class="summary">{html.escape(" · ".join(words))}</p></header>'
+    )
+
+
+def timeline(player: str) -> str:
+    """The player in a frame of its own, which cannot reach the page around it."""
+    srcdoc = player.replace("&", "&amp;").replace('"', "&quot;")
+    return (
+        '<section aria-label="3-D timeline"><div class="panel">'
+        f'<iframe title="3-D timeline" sandbox="allow-scripts" srcdoc="{srcdoc}"></iframe></div>'
+        '<p class="note" style="margin-top:8px">Drag to turn, right-drag to move, scroll to zoom; '
+        "space plays and pauses. The bar counts seconds since the first instant. Each object has "
+        "its colour: the arrow on its box is its front, the line its track.</p></section>"
+    )
+
+
+def comparison(scene: Scene, recording: Recording) -> str:
+    """Per instant and camera: recorded, rendered, difference in colour and in depth."""
+    rows = comparisons(scene, recording)
+    if not rows:
+        return ""
+    metres = largest_depth_difference(scene)
+    colour_legend = _legend(gradient(signed=False), "0", f"{LARGEST_COLOUR_DIFFERENCE:.0%}")
+    depth_legend = _legend(gradient(signed=True), f"−{metres:.2g} m", f"+{metres:.2g} m")
+    head = "".join(
+        f'<div class="head">{words}</div>'
+        for words in (
+            "Recorded", "Rendered", f"Difference {colour_legend}", f"Depth {depth_legend}",
+        )
+    )  # fmt: skip
+    instants = []
+    for i, (time, views) in enumerate(rows):
+        cells = "".join(
+            f'<div class="camera">Camera {_text(view.camera_name)}</div>'
+            + _picture(view.recorded, "recorded picture")
+            + _picture(view.rendered, "rendered picture")
+            + _picture(view.difference, "difference in colour")
+            + _picture(view.depth_difference, "difference in depth")
+            for view in views
+        )
+        instants.append(
+            f'<div class="instant" data-time="{_seconds(time)}"{" hidden" if i else ""}>'
+            f'<div class="compare">{head}{cells}</div></div>'
+        )
+    slider = (
+        '<label class="scrub">Instant <input id="instant" type="range" min="0" step="1" value="0" '
+        f'max="{len(rows) - 1}"><output id="time">{_seconds(rows[0][0])}</output></label>'
+    )
+    return _section(
+        "Recorded and rendered",
+        "What each camera recorded, and what the scene looks like from the same place. Depth is "
+        "blue where the scene is nearer than what was measured, red where it is further, grey "
+        "where nothing was measured.",
+        f'<div class="panel">{slider}{"".join(instants)}</div>',
+    )
+
+
+def objects(scene: Scene, recording: Recording | None) -> str:
+    """A row per object: its numbers and, with a recording, how it was seen over time."""
+    if not scene.objects:
+        return _section("Objects", "Nothing was found that moved.", "")
+    best = sorted(scene.objects, key=lambda thing: (-thing.score, thing.id))[:MAX_OBJECTS]
+    shown = sorted(best, key=lambda thing: thing.id)
+    strips = object_strips(scene, shown, recording) if recording else {}
+    note = "From the camera that sees most of it at each instant; faded where no sensor saw it."
+    if len(shown) < len(scene.objects):
+        note += f" The {len(shown)} with the highest scores of {len(scene.objects)}."
+    rows = "".join(_object(scene, thing, strips.get(thing.id, [])) for thing in shown)
+    return _section("Objects", note if recording else "", f'<div class="panel">{rows}</div>')
+
+
+def _object(scene: Scene, thing: SceneObject, strip: list[Crop]) -> str:
+    track = thing.track
+    path = float(np.linalg.norm(np.diff(track.centre, axis=0), axis=1).sum())
+    facts = {
+        "Prototype": str(thing.prototype),
+        "Score": f"{thing.score:.2f}",
+        "Size": _size(np.array(thing.dims_m) * float(np.median(track.scale))),
+        "Path": f"{path:.2f} m" if thing.moving else "stands still",
+        "Visible": f"{int(track.visible.sum())} of {_count(len(scene.times), 'instant')}",
+    }
+    if thing.kind is not None:
+        facts["Kind"] = thing.kind
+    entries = "".join(f"<dt>{k}</dt><dd>{_text(v)}</dd>" for k, v in facts.items())
+    return (
+        f'<article class="object"><div><h3>{_swatch(thing.id)}Object {thing.id}</h3>'
+        f"<dl>{entries}</dl></div>"
+        f'<div class="strip">{"".join(_crop(crop) for crop in strip)}</div></article>'
+    )
+
+
+def _crop(crop: Crop) -> str:
+    if crop.picture is None:
+        return f'<figure><div class="blank"></div>{_caption(_seconds(crop.time))}</figure>'
+    kind = "" if crop.seen else ' class="unseen"'
+    return (
+        f"<figure{kind}>{_picture(crop.picture, 'crop around the object')}"
+        f"{_caption(_seconds(crop.time))}</figure>"
+    )
+
+
+def prototypes(scene: Scene) -> str:
+    """Each prototype from four sides, with its size and the objects that use it."""
+    if not len(scene.prototypes):
+        return ""
+    cards = []
+    for k in range(min(len(scene.prototypes), MAX_PROTOTYPES)):
+        users = [thing.id for thing in scene.objects if thing.prototype == k]
+        swatches = " ".join(f"{_swatch(i)}{i}" for i in users) or "none"
+        sides = "".join(
+            f"<figure>{_picture(uri, f'prototype from the {name}')}{_caption(name)}</figure>"
+            for name, uri in prototype_sides(scene, k)
+        )
+        symmetry = scene.symmetries[k] if k < len(scene.symmetries) else None
+        turned = f" · looks the same after a {symmetry.replace('_', ' ')}" if symmetry else ""
+        cards.append(
+            f'<article class="panel prototype"><h3>Prototype {k}</h3>'
+            f"<p>{_size(np.array(scene.sizes_m[k]))}{_text(turned)} · objects {swatches}</p>"
+            f'<div class="sides">{sides}</div></article>'
+        )
+    note = "What the objects are made of: each seen from four sides, from slightly above."
+    if len(cards) < len(scene.prototypes):
+        note += f" The first {len(cards)} of {len(scene.prototypes)}."
+    return _section("Prototypes", note, f'<div class="prototypes panels">{"".join(cards)}</div>')
+
+
+def scores(card: ScoreCard) -> str:
+    """The score card, a small table per section."""
+    panels = []
+    for section, rows in groupby(table(card), key=lambda row: row[0]):
+        lines = "".join(
+            f"<tr><td>{_words(name)}</td>"
+            f'<td class="value">{_number(value, unit)}</td>'
+            f'<td class="unit">{_text(unit)}</td></tr>'
+            for _, name, value, unit in rows
+        )
+        panels.append(f'<div class="panel"><h3>{_words(section)}</h3><table>{lines}</table></div>')
+    return _section("Scores", "Against the recording's truth.",
+                    f'<div class="scores">{"".join(panels)}</div>')  # fmt: skip
+
+
+def footer(scene: Scene) -> str:
+    """How the scene was made."""
+    made = [f"{_words(key)} {_text(value)}" for key, value in scene.made_by.items()]
+    return f"<footer>{' · '.join(made)}</footer>" if made else ""
+
+
+def _section(title: str, note: str, body: str) -> str:
+    paragraph = f'<p class="note">{note}</p>' if note else ""
+    return f"<section><h2>{title}</h2>{paragraph}{body}</section>"
+
+
+def _picture(uri: str, description: str) -> str:
+    return f'<img src="{uri}" alt="{html.escape(description)}">'
+
+
+def _caption(text: str) -> str:
+    return f"<figcaption>{html.escape(text)}</figcaption>"
+
+
+def _legend(css_gradient: str, low: str, high: str) -> str:
+    return f'<span class="legend">{low}<i style="background:{css_gradient}"></i>{high}</span>'
+
+
+def _swatch(object_id: int) -> str:
+    return f'<span class="swatch" style="background:{object_colour(object_id)}"></span>'
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def _size(size_m: np.ndarray) -> str:
+    return " × ".join(f"{v:.2f}" for v in size_m) + " m"
+
+
+def _seconds(time: float) -> str:
+    return f"{time:.4g} s"
+
+
+def _text(value: object) -> str:
+    """``value`` as text and nothing else: no markup, no control characters, not long."""
+    return html.escape(printable(str(value)))
+
+
+def _words(name: str) -> str:
+    words = [ACRONYMS.get(word, word) for word in name.split("_")]
+    text = " ".join(words)
+    return _text(text[:1].upper() + text[1:])
+
+
+def _number(value: float, unit: str) -> str:
+    if isinstance(value, int):
+        return str(value)
+    if math.isnan(value):
+        return "–"
+    return f"{value:.3g}" if unit else f"{value:.3f}"

@@ -1,0 +1,407 @@
+"""The report opens in a real browser, shows the scene, and asks nothing of any other place."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import io
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+from PIL import Image
+from playwright.sync_api import Browser, ConsoleMessage, sync_playwright
+
+import scored_scenes
+from protoscene.errors import printable
+from protoscene.geometry import Camera, Grid, look_at
+from protoscene.prototypes import VoxelPrototypes
+from protoscene.recording import Frame, Recording, View
+from protoscene.render import render
+from protoscene.report import turntable, write_page
+from protoscene.report.pictures import NOTHING, depth_difference, difference
+from protoscene.report.strips import object_strips
+from protoscene.report.surface import glb, halved, visible_faces
+from protoscene.scene import Background, Scene, SceneObject, Track
+from protoscene.score import score_objects, table
+from protoscene.volume import Volume
+
+CHROMIUM = "/usr/bin/chromium"
+CHROMIUM_FLAGS = [
+    "--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--disable-quic",
+    "--no-first-run", "--disable-background-networking", "--disable-component-update",
+    "--disable-sync",
+]  # fmt: skip
+TIMES = (0.0, 0.5, 1.0, 1.5, 2.0)
+GRID = Grid((-1.6, -1.6, -0.1), 0.05, (32, 64, 64))
+
+
+def toy_scene() -> Scene:
+    """A chequered floor, a red block that drives and turns, a two-coloured post that moves across
+    and is away at the last instant."""
+    floor = torch.zeros(4, *GRID.shape)
+    floor[3, :2] = 1
+    _, y, x = np.indices(GRID.shape)
+    chequer = torch.from_numpy(((x // 8 + y // 8) % 2).astype(np.float32))
+    floor[:3] = torch.tensor([0.55, 0.57, 0.6])[:, None, None, None] + 0.2 * chequer
+    block = torch.ones(4, 8, 10, 18)
+    block[:3] = torch.tensor([0.8, 0.2, 0.15])[:, None, None, None]
+    block[:3, :, :, 14:] = torch.tensor([0.95, 0.85, 0.3])[:, None, None, None]  # its nose
+    block[3, 5:, :, 12:] = 0
+    post = torch.ones(4, 14, 6, 6)
+    post[:3, :7] = torch.tensor([0.15, 0.3, 0.75])[:, None, None, None]
+    post[:3, 7:] = torch.tensor([0.2, 0.65, 0.4])[:, None, None, None]
+    s = np.linspace(0, 1, 5)
+    driving = Track(
+        np.array(TIMES),
+        np.stack([-0.9 + 1.6 * s, -0.5 + 0.6 * s**2, np.full(5, 0.2)], axis=1),
+        0.9 * s,
+        np.ones(5),
+        np.array([True, True, False, True, True]),
+    )
+    crossing = Track(
+        np.array(TIMES[:4]),
+        np.stack([0.7 - 0.2 * s[:4], 0.9 - 1.4 * s[:4], np.full(4, 0.35)], axis=1),
+        0.3 * s[:4],
+        np.ones(4),
+        np.ones(4, dtype=bool),
+    )
+    sizes = ((0.9, 0.5, 0.4), (0.3, 0.3, 0.7))
+    return Scene(
+        times=TIMES,
+        background=Background(Volume(floor, GRID)),
+        prototypes=VoxelPrototypes.from_rgba([block, post], 0.05),
+        objects=(
+            SceneObject(0, 0, 0.98, True, sizes[0], driving),
+            SceneObject(1, 1, 0.91, True, sizes[1], crossing),
+        ),
+        sizes_m=sizes,
+        symmetries=(None, "quarter_turn"),
+        made_by={"protoscene": "0.1.0", "command": "discover", "seed": 0},
+    )
+
+
+def toy_recording(
+    scene: Scene, names: Sequence[str] = ("left", "right"), height: int = 120
+) -> Recording:
+    """What cameras see of ``scene``, a little darker and with holes in the depth."""
+    frames, views = [], {}
+    for time in scene.times:
+        volume = scene.compose(time)
+        for i, name in enumerate(names):
+            angle = -1.9 + 0.8 * i
+            eye = 2.6 * np.array([np.cos(angle), np.sin(angle), 0.65])
+            pose = look_at(eye, [0, 0, 0.1])
+            camera = Camera(160, 120, 150.0, 150.0, 80.0, 60.0, pose).scaled(height / 120)
+            with torch.no_grad():
+                picture = render(volume, camera)
+            colour = (230 * picture.colour.numpy()).clip(0, 255).astype(np.uint8)
+            depth = picture.depth.numpy().copy()
+            depth[::7] = 0
+            views[time, name] = View(camera, name, time, colour, depth)
+            frames.append(Frame(time, name, camera, Path("c.png"), Path("d.png")))
+    return Recording(Path("toy"), frames, lambda frame: views[frame.time, frame.camera_name])
+
+
+HOSTILE = (
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "'><svg onload=alert(1)>",
+    "</style><script>alert(1)</script>",
+    "<iframe src=javascript:alert(1)>",
+    "</iframe><b>bold</b>",
+    "&lt;b&gt;already escaped&lt;/b&gt;",
+    "$script ${body} %s {0}",
+    "<!-- comment --><b>",
+    "\x1b[31mred\x1b[0m <a href=javascript:alert(1)>x</a>",
+)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Scene, Recording, Path]:
+    scene = toy_scene()
+    recording = toy_recording(scene, height=72)
+    path = tmp_path_factory.mktemp("report") / "page.html"
+    write_page(scene, path, recording)
+    return scene, recording, path
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if not Path(CHROMIUM).exists():
+        pytest.skip(f"needs a browser at {CHROMIUM}")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
+        yield browser
+        browser.close()
+
+
+class Visit:
+    """A page opened from its file, with everything it complained of or asked for."""
+
+    def __init__(self, browser: Browser, path: Path) -> None:
+        self.page = browser.new_page(viewport={"width": 1280, "height": 800})
+        self.errors: list[str] = []
+        self.requests: list[str] = []
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("console", self._heard)
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.address = path.as_uri()
+        self.page.route(lambda url: url != self.address, lambda route: route.abort())
+        self.page.goto(self.address)
+
+    def _heard(self, message: ConsoleMessage) -> None:
+        if message.type == "error":
+            self.errors.append(message.text)
+
+    def canvas(self) -> np.ndarray:
+        """The player's pixels without the notice about software drawing and without the bar."""
+        with Image.open(io.BytesIO(self.page.locator("iframe").screenshot())) as picture:
+            return np.asarray(picture.convert("RGB")).astype(int)[160:-60]
+
+    def canvas_once(self, wanted: Callable[[np.ndarray], bool]) -> np.ndarray:
+        for _ in range(60):
+            pixels = self.canvas()
+            if wanted(pixels):
+                return pixels
+            self.page.wait_for_timeout(250)
+        raise AssertionError("the player never drew what was waited for")
+
+
+def reddish(pixels: np.ndarray) -> np.ndarray:
+    """Where the red block is drawn; boxes and tracks are of other colours."""
+    red, green, blue = np.moveaxis(pixels, -1, 0)
+    return (red > 150) & (green < 70) & (blue < 70)
+
+
+def test_the_page_opens_draws_and_plays_without_a_request_or_an_error(browser, written):
+    _, _, path = written
+    visit = Visit(browser, path)
+    # Chequered floor, red block, green and blue post: a page that draws has all of them.
+    visit.canvas_once(lambda pixels: reddish(pixels).sum() > 500)
+    player = visit.page.frame_locator("iframe")
+    slider = player.locator(".mantine-Slider-track")
+    area = slider.bounding_box()
+
+    def scrub(share: float) -> None:
+        visit.page.mouse.click(area["x"] + share * area["width"], area["y"] + area["height"] / 2)
+
+    scrub(0.02)
+    still = visit.canvas_once(lambda pixels: reddish(pixels).sum() > 500)
+    first = np.argwhere(reddish(still)).mean(axis=0)
+    scrub(0.95)
+    moved = visit.canvas_once(
+        lambda pixels: (
+            reddish(pixels).any()
+            and np.linalg.norm(np.argwhere(reddish(pixels)).mean(axis=0) - first) > 80
+        )
+    )
+    green = (moved[..., 1] > moved[..., 0] + 60) & (moved[..., 1] > moved[..., 2] + 40)
+    assert not green.any()  # the post has left by the last instant
+    assert visit.errors == []
+    assert visit.requests == [visit.address]
+    visit.page.close()
+
+
+def test_the_slider_shows_one_instant_at_a_time(browser, written):
+    scene, recording, path = written
+    visit = Visit(browser, path)
+    shown = visit.page.locator(".instant:visible")
+    for i, time in enumerate(scene.times):
+        visit.page.locator("#instant").fill(str(i))
+        assert shown.count() == 1
+        assert shown.get_attribute("data-time") == f"{time:g} s"
+        assert visit.page.locator("#time").text_content() == f"{time:g} s"
+        assert shown.locator("img").count() == 4 * len(recording.camera_names)
+    widths = visit.page.evaluate("[...document.images].map(image => image.naturalWidth)")
+    assert min(widths) > 0
+    assert visit.errors == []
+    visit.page.close()
+
+
+def test_hostile_names_become_text_and_never_nodes(browser, tmp_path, monkeypatch):
+    monkeypatch.setattr(turntable, "PIXELS", 16)
+    scene = replace(toy_scene(), times=TIMES[:1])
+    for start in (0, 3, 6):
+        names = HOSTILE[start : start + 4]
+        pages = []
+        for given in (names, ("one", "two", "three", "four")):
+            path = tmp_path / f"{start}-{len(pages)}.html"
+            write_page(named(scene, given), path, toy_recording(scene, given, 16))
+            pages.append(Visit(browser, path))
+        hostile, tame = pages
+        for nodes in (
+            "[...document.querySelectorAll('*')].map(node => node.localName)",
+            "[...document.querySelectorAll('*')].flatMap(node => node.getAttributeNames())",
+        ):
+            assert hostile.page.evaluate(nodes) == tame.page.evaluate(nodes)
+        text = hostile.page.locator("main").text_content()
+        for name in names:
+            assert printable(name) in text
+        assert not any(ord(c) < 32 and c != "\n" for c in text)
+        for visit in pages:
+            assert visit.errors == []
+            assert visit.requests == [visit.address]
+            visit.page.close()
+
+
+def named(scene: Scene, names: Sequence[str]) -> Scene:
+    """The scene with ``names`` in every place that takes words."""
+    kinds = zip(scene.objects, names, strict=False)
+    return replace(
+        scene,
+        objects=tuple(replace(thing, kind=name) for thing, name in kinds),
+        symmetries=names[2:4],
+        made_by={"command": names[0], "recording": names[3]},
+    )
+
+
+def test_the_policy_names_every_script_of_the_page_and_no_other(written):
+    text = written[2].read_text()
+    ours = re.sub(r' srcdoc="[^"]*"', "", text)
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)[1]
+    allowed = set(re.findall(r"&#x27;(sha256-[^&]*)&#x27;", policy))
+    player = html.unescape(re.search(r' srcdoc="([^"]*)"', text)[1])
+    scripts = [*re.findall(r"<script>(.*?)</script>", ours, re.DOTALL)]
+    scripts += re.findall(r"<script(?: [a-z-]+=\"[^\"]*\")*>(.*?)</script>", player, re.DOTALL)
+    digests = {base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts}
+    assert allowed == {f"sha256-{digest}" for digest in digests}
+    assert "unsafe-eval" not in policy.replace("wasm-unsafe-eval", "")
+    assert "connect-src" not in policy and "default-src &#x27;none&#x27;" in policy
+
+
+def test_the_same_scene_gives_the_same_bytes(tmp_path, monkeypatch):
+    monkeypatch.setattr(turntable, "PIXELS", 16)
+    for name in ("one.html", "two.html"):
+        scene = toy_scene()
+        write_page(scene, tmp_path / name, toy_recording(scene, height=16))
+    assert (tmp_path / "one.html").read_bytes() == (tmp_path / "two.html").read_bytes()
+
+
+def test_a_page_says_nothing_of_this_machine_and_names_no_other_place(written):
+    text = written[2].read_text()
+    ours = text.replace(re.search(r' srcdoc="([^"]*)"', text)[0], "")
+    assert (
+        "http:" not in ours and "https:" not in ours and "//" not in re.sub(r"base64,\S+", "", ours)
+    )
+    assert str(Path(__file__).parent) not in text and str(Path.home()) not in text
+
+
+def test_without_recording_and_card_only_their_rows_are_missing(tmp_path, monkeypatch):
+    monkeypatch.setattr(turntable, "PIXELS", 16)
+    write_page(toy_scene(), tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
+    assert "Recorded and rendered" not in text and "Scores" not in text
+    assert "Object 1" in text and "Prototype 1" in text and "<iframe" in text
+
+
+def test_a_scene_of_nothing_but_background_is_a_page_too(tmp_path):
+    scene = replace(
+        toy_scene(), objects=(), prototypes=VoxelPrototypes([], []), sizes_m=(), symmetries=()
+    )
+    write_page(scene, tmp_path / "page.html", toy_recording(scene, ("left",), 16))
+    text = (tmp_path / "page.html").read_text()
+    assert "0 objects of 0 prototypes" in text and "Nothing was found that moved." in text
+
+
+def test_scores_are_shown_with_their_units(tmp_path, monkeypatch):
+    monkeypatch.setattr(turntable, "PIXELS", 16)
+    truth = scored_scenes.truth()
+    moved = [
+        scored_scenes.with_track(thing, centre=thing.track.centre + [0.01, 0, 0])
+        for thing in truth.objects
+    ]
+    card = score_objects(moved, truth, 0.05)
+    write_page(toy_scene(), tmp_path / "page.html", card=card)
+    text = (tmp_path / "page.html").read_text()
+    rows = dict(re.findall(r"<tr><td>([^<]*)</td><td class=\"value\">([^<]*)</td>", text))
+    assert rows["X median"] == "0.01"
+    cells = '<td>Median</td><td class="value">0.01</td><td class="unit">m</td>'
+    assert cells in text
+    assert len(rows) <= len(table(card)) and text.count('<td class="value">') == len(table(card))
+
+
+def test_a_large_scene_stays_a_small_page(tmp_path, monkeypatch):
+    """Worst case: a volume of noise, of which every second voxel shows all its faces."""
+    generator = torch.Generator().manual_seed(0)
+    rgba = torch.rand(4, 32, 128, 128, generator=generator)
+    grid = Grid((0.0, 0.0, 0.0), 0.05, (32, 128, 128))
+    scene = replace(
+        toy_scene(), background=Background(Volume(rgba, grid)), objects=(),
+        prototypes=VoxelPrototypes([], []), sizes_m=(), symmetries=(),
+    )  # fmt: skip
+    write_page(scene, tmp_path / "page.html")
+    assert (tmp_path / "page.html").stat().st_size < 6e6
+
+
+def test_faces_show_exactly_where_occupied_meets_empty():
+    occupancy = (torch.rand(5, 6, 7, generator=torch.Generator().manual_seed(1)) > 0.5).float()
+    rgb = torch.rand(3, 5, 6, 7, generator=torch.Generator().manual_seed(2))
+    grid = Grid((1.0, 2.0, 3.0), 0.5, (5, 6, 7))
+    corners, colours = visible_faces(Volume(torch.cat([rgb, occupancy[None]]), grid), True)
+    # The divergence theorem: outward faces of a closed surface enclose the occupied volume.
+    middle = corners.mean(axis=1)
+    normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 3] - corners[:, 0])
+    enclosed = (middle * normal).sum() / 3
+    assert enclosed == pytest.approx(float(occupancy.sum()) * 0.5**3)
+    inside = np.floor(grid.voxel_from_world(middle - 0.5 * normal / 0.25 * 0.25)).astype(int)
+    x, y, z = inside.T
+    assert (occupancy.numpy()[z, y, x] == 1).all()
+    assert np.abs(colours - 255 * rgb.numpy()[:, z, y, x].T).max() <= 0.5 + 1e-4
+    cut, _ = visible_faces(Volume(torch.cat([rgb, occupancy[None]]), grid), False)
+    on_border = (np.isclose(middle, grid.lower) | np.isclose(middle, grid.upper)).any(axis=1)
+    assert len(cut) == (~on_border).sum()
+
+
+def test_halving_keeps_the_place_and_the_colour_of_what_is_there():
+    rgba = torch.zeros(4, 3, 4, 4)
+    rgba[:, 2, 3, 1] = torch.tensor([0.2, 0.4, 0.6, 1.0])
+    coarse = halved(Volume(rgba, Grid((0.0, 0.0, 0.0), 0.1, (3, 4, 4))))
+    assert coarse.grid == Grid((0.0, 0.0, 0.0), 0.2, (2, 2, 2))
+    assert coarse.rgba[:, 1, 1, 0].tolist() == pytest.approx([0.2, 0.4, 0.6, 1.0])
+    assert float(coarse.occupancy.sum()) == 1
+
+
+def test_the_mesh_is_read_by_others_with_its_places_and_colours():
+    volume = Volume(
+        torch.tensor([0.2, 0.5, 1.0, 1.0]).reshape(4, 1, 1, 1), Grid((1, 2, 3), 2, (1,) * 3)
+    )
+    mesh = trimesh.load(io.BytesIO(glb(*visible_faces(volume, True))), "glb", force="mesh")
+    assert mesh.volume == pytest.approx(8)
+    assert mesh.bounds.tolist() == [[1, 2, 3], [3, 4, 5]]
+
+
+def test_a_crop_comes_from_the_camera_that_sees_most(written):
+    scene, recording, _ = written
+    # The left camera's pictures are made bright and its depth empty: it measures nothing.
+
+    def read(frame: Frame) -> View:
+        view = recording.view(recording.frames.index(frame))
+        left = frame.camera_name == "left"
+        colour = np.full_like(view.colour, 200 if left else 40)
+        return replace(view, colour=colour, depth=view.depth * np.float32(not left))
+
+    blinded = Recording(recording.source, recording.frames, read)
+    strips = object_strips(scene, scene.objects, blinded)
+    assert [crop.time for crop in strips[1]] == list(TIMES[:4])
+    assert [crop.seen for crop in strips[0]] == [True, True, False, True, True]
+    for crop in strips[0] + strips[1]:
+        with Image.open(io.BytesIO(base64.b64decode(crop.picture.split(",")[1]))) as picture:
+            assert np.median(np.asarray(picture)) < 60
+
+
+def test_differences_are_white_where_equal_and_blue_where_nearer():
+    same = np.full((4, 4, 3), 77, np.uint8)
+    assert (difference(same, same) == 255).all()
+    recorded = np.array([[1.0, 1.0, 1.0, 0.0]], np.float32)
+    rendered = np.array([[1.0, 0.5, 1.5, 1.0]], np.float32)
+    equal, nearer, further, unknown = depth_difference(recorded, rendered, 0.5)[0].astype(int)
+    assert equal.tolist() == [255] * 3
+    assert nearer[2] > nearer[0] and further[0] > further[2]
+    assert unknown.tolist() == NOTHING.tolist()
