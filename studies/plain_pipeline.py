@@ -13,9 +13,10 @@ from protoscene.geometry import Grid
 from protoscene.scene import SceneObject, Track
 from protoscene.volume import Evidence
 
-MIN_VOXELS = 10
+MIN_VOXELS = 15
 MIN_INSTANTS = 3
 GROUND_VOXELS = 3
+MIN_TRAVEL_M = 0.2
 GATE_M = 0.6
 """How far a thing may get from one instant to the next."""
 MAX_GAP = 2
@@ -36,7 +37,11 @@ def plain_pipeline(evidence: Sequence[Evidence]) -> list[SceneObject]:
     paths: list[Path] = []
     for instant, now in enumerate(evidence):
         extend(paths, instant, blob_boxes(now, background))
-    kept = [path for path in paths if len(path.instants) >= MIN_INSTANTS]
+    kept = [
+        path
+        for path in paths
+        if len(path.instants) >= MIN_INSTANTS and travel(path) >= MIN_TRAVEL_M
+    ]
     times = np.array([now.time for now in evidence])
     return [as_object(number, path, times) for number, path in enumerate(kept)]
 
@@ -109,6 +114,11 @@ def extend(paths: list[Path], instant: int, boxes: list[np.ndarray]) -> None:
             path.boxes.append(boxes[b] + np.array([0, 0, 0, 0, 0, 0, turns * np.pi]))
             taken.add(b)
     paths += [Path([instant], [box]) for b, box in enumerate(boxes) if b not in taken]
+
+
+def travel(path: Path) -> float:
+    """Diagonal in metres of the box around all of the path's centres."""
+    return float(np.linalg.norm(np.ptp([box[:3] for box in path.boxes], axis=0)))
 
 
 def as_object(number: int, path: Path, times: np.ndarray) -> SceneObject:

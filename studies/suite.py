@@ -26,6 +26,9 @@ from protoscene.synth import SUITE, write_recording
 
 Method = Literal["discover", "plain"]
 BEGIN, END = "<!-- suite: begin -->", "<!-- suite: end -->"
+BOUNDS = (-3.2, -3.2, -0.1, 3.2, 3.2, 1.5)
+"""Where the suite's things move (m). Only the plain pipeline is told: left to find its bounds it
+takes the flicker of far floor for things, and nine of ten of its boxes are wrong."""
 COLUMNS = (
     ("moving recall@.5", "at_iou_50", "moving_recall", 3),
     ("moving precision@.5", "at_iou_50", "moving_precision", 3),
@@ -64,7 +67,7 @@ def measure(method: Method, folder: Path, truth: Truth, voxel_size: float) -> di
     recording = load(folder / "recording")
     start = time.perf_counter()
     if method == "plain":
-        objects = plain_pipeline(observe(recording, choose_grid(recording, voxel_size)))
+        objects = plain_pipeline(observe(recording, choose_grid(recording, voxel_size, BOUNDS)))
         seconds = time.perf_counter() - start
         card = score_objects(objects, truth, voxel_size)
     else:
@@ -99,7 +102,8 @@ def markdown(options: Options, methods: list[Method]) -> str:
     seeds = ", ".join(map(str, options.seeds))
     note = (
         f"Mean ± standard deviation over seeds {seeds}; centre, yaw and size are medians over the "
-        "boxes matched at IoU ≥ .5; pictures are up to 12 held-out ones at half resolution."
+        "boxes matched at IoU ≥ .5; pictures are up to 12 held-out ones at half resolution. Only "
+        "the plain pipeline is told the area in which things move."
     )
     return "\n".join([*lines, "", note])
 
