@@ -17,8 +17,14 @@ from beartype import BeartypeConf, beartype
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "protoscene"
 
-checked = beartype(conf=BeartypeConf(is_pep484_tower=True))
-"""The type checker of the import hook: an int is a float, as PEP 484 says."""
+_beartype = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float
+
+
+def checked(thing: Any) -> Any:
+    """The type checker of the import hook. The command line is left out: it has no shapes, and
+    names types that it does not import, to be fast."""
+    return thing if thing.__module__.startswith("protoscene.cli") else _beartype(thing)
+
 
 COMPILED = {"njit", "jit", "vectorize", "guvectorize", "custom_op", "compile"}
 """Decorators that read the function itself and cannot take a wrapper: not shape-checked."""

@@ -7,6 +7,7 @@ path: the same scene gives the same bytes.
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -96,11 +97,27 @@ def load_scene(folder: Path) -> Scene:
     )
 
 
-def _volume_tensors(volume: Volume, prefix: str = "") -> dict[str, Tensor]:
+def volume_bytes(volume: Volume, suffix: str) -> bytes:
+    """A composed volume as the bytes of a ``.safetensors`` or ``.npz`` file: ``rgba`` (float32),
+    ``origin`` and ``voxel_size``."""
+    tensors = _volume_tensors(volume, dtype=torch.float32)
+    if suffix == ".safetensors":
+        return tensor_bytes(tensors)
+    if suffix != ".npz":
+        raise ValueError(f"a volume is written as .safetensors or .npz, not {suffix}")
+    archive = io.BytesIO()
+    arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+    np.savez_compressed(archive, allow_pickle=False, **arrays)
+    return archive.getvalue()
+
+
+def _volume_tensors(
+    volume: Volume, prefix: str = "", dtype: torch.dtype = torch.float16
+) -> dict[str, Tensor]:
     rgba = volume.rgba.detach()
     if not bool(((rgba > -ROUNDING) & (rgba < 1 + ROUNDING)).all()):
         raise Failed("a volume holds numbers outside of [0, 1], nothing was written")
-    rgba = rgba.clamp(0, 1).to("cpu", torch.float16).contiguous()
+    rgba = rgba.clamp(0, 1).to("cpu", dtype).contiguous()
     return {
         f"{prefix}rgba": rgba,
         f"{prefix}origin": torch.tensor(volume.grid.origin, dtype=torch.float64),

@@ -1,0 +1,68 @@
+"""Results as a person or, with ``--json``, a program reads them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from protoscene.cli.terminal import say, say_json, say_table
+
+if TYPE_CHECKING:
+    from protoscene.scene import Scene
+    from protoscene.score import ScoreCard
+
+
+def say_result(result: dict[str, Any], as_json: bool) -> None:
+    """One ``name: value`` a line."""
+    if as_json:
+        say_json(result)
+    else:
+        for name, value in result.items():
+            say(f"{name}: {value}")
+
+
+def say_scene(scene: Scene, folder: Path, as_json: bool) -> None:
+    """What was found: the grid, and a row for each object."""
+    if as_json:
+        say_json(_as_dict(scene, folder))
+        return
+    nz, ny, nx = scene.grid.shape
+    voxels = f"{nx} × {ny} × {nz} voxels of {scene.grid.voxel_size:g} m"
+    found = f"{len(scene.objects)} objects of {len(scene.prototypes)} prototypes"
+    say(f"{folder}: {len(scene.times)} instants, {voxels}, {found}")
+    rows = []
+    for thing in scene.objects:
+        does = "moves" if thing.moving else "stands"
+        size = " × ".join(f"{side:.2f}" for side in thing.dims_m)
+        n = len(thing.track.time)
+        rows.append((thing.id, thing.prototype, does, size, n, float(thing.score)))
+    say_table(("object", "prototype", "", "size (m)", "instants", "score"), rows)
+
+
+def say_card(card: ScoreCard) -> None:
+    """The score, a row for each measure."""
+    from protoscene.score import table
+
+    say_table(("", "measure", "value", "unit"), table(card))
+
+
+def _as_dict(scene: Scene, folder: Path) -> dict[str, Any]:
+    objects = [
+        {
+            "id": thing.id,
+            "prototype": thing.prototype,
+            "moving": thing.moving,
+            "score": thing.score,
+            "dims_m": thing.dims_m,
+            "instants": len(thing.track.time),
+        }
+        for thing in scene.objects
+    ]
+    return {
+        "scene": str(folder),
+        "instants": len(scene.times),
+        "grid": asdict(scene.grid),
+        "prototypes": len(scene.prototypes),
+        "objects": objects,
+    }

@@ -1,0 +1,94 @@
+"""What a person sees: tables on stdout; progress, warnings and errors on stderr."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from protoscene.errors import printable
+
+LONGEST_LINE = 240
+
+Progress = Callable[[str, int, int], None]
+"""(stage, done, total), called as work goes on."""
+
+
+def say(text: str) -> None:
+    """A line of the result; a character that the terminal cannot show is written as its code."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding))
+
+
+def say_json(result: dict[str, Any]) -> None:
+    """The whole result as one JSON object; what is not a number is null."""
+    print(json.dumps(_plain(result), allow_nan=False))
+
+
+def complain(kind: str, problem: str) -> None:
+    """``protoscene: KIND: PROBLEM`` on stderr, one line without control characters."""
+    print(printable(f"protoscene: {kind}: {problem}", LONGEST_LINE), file=sys.stderr, flush=True)
+
+
+def say_table(heading: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Columns as wide as their widest cell; numbers to the right."""
+    cells = [list(heading), *([_cell(value) for value in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    numbers = [
+        all(isinstance(value, int | float) for value in column)
+        for column in (zip(*rows, strict=True) if rows else [[""]] * len(widths))
+    ]
+    for row in cells:
+        columns = zip(row, widths, numbers, strict=True)
+        line = "  ".join(c.rjust(w) if right else c.ljust(w) for c, w, right in columns)
+        say(line.rstrip())
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return "–" if math.isnan(value) else f"{value:.3f}"
+    return printable(str(value))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@contextmanager
+def progress() -> Iterator[Progress]:
+    """A bar for each stage on a terminal, else a line for each."""
+    if sys.stderr.isatty():
+        with _bars() as show:
+            yield show
+        return
+    seen: set[str] = set()
+
+    def show_line(stage: str, done: int, total: int) -> None:
+        if stage not in seen:
+            seen.add(stage)
+            print(f"protoscene: {stage}", file=sys.stderr, flush=True)
+
+    yield show_line
+
+
+@contextmanager
+def _bars() -> Iterator[Progress]:
+    import rich.progress
+    from rich.console import Console
+
+    with rich.progress.Progress(console=Console(stderr=True), transient=True) as bars:
+        tasks: dict[str, rich.progress.TaskID] = {}
+
+        def show(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage)
+            bars.update(tasks[stage], completed=done, total=total)
+
+        yield show
