@@ -17,7 +17,7 @@ from protoscene.geometry import Grid, centred_grid
 class VoxelPrototypes(nn.Module):
     """Free voxels: ``rgba[k]`` is (C, z, y, x) in [0, 1], its last channel occupancy.
 
-    ``voxel_size[k]`` in metres. The volumes are parameters where ``trainable``, else buffers.
+    ``voxel_size[k]`` in metres. The volumes are parameters where ``trainable``, else kept as given.
     """
 
     def __init__(
