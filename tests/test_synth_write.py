@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
+from ctypes.util import find_library
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +22,9 @@ from protoscene.synth.things import KINDS, box, build_thing
 from protoscene.synth.world import World
 
 pytest.importorskip("mujoco", reason="the extra `sim` is not installed")
+
+
+SOURCE = Path(__file__).resolve().parent.parent / "src"
 
 
 def camera_at(eye: tuple[float, float, float], target: tuple[float, float, float]) -> Camera:
@@ -185,6 +191,19 @@ def test_a_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(OSError, match="disk full"):
         write_recording(replace(TINY, n_instants=2), tmp_path / "out")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(find_library("OSMesa") is None, reason="libOSMesa is not installed")
+def test_osmesa_takes_over_where_egl_has_no_device(tmp_path: Path) -> None:
+    script = (
+        "import dataclasses, sys; from protoscene.synth import TINY, write_recording;"
+        "write_recording(dataclasses.replace(TINY, n_instants=2), sys.argv[1])"
+    )
+    environment = {k: v for k, v in os.environ.items() if "GL" not in k}
+    environment |= {"MUJOCO_EGL_DEVICE_ID": "99", "PYTHONPATH": str(SOURCE)}
+    command = [sys.executable, "-W", "error", "-c", script, str(tmp_path / "out")]
+    subprocess.run(command, env=environment, check=True, timeout=60)
+    assert (tmp_path / "out" / "truth.json").exists()
 
 
 def test_missing_mujoco_is_one_line_that_names_the_extra(
