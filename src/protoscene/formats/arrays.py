@@ -8,7 +8,6 @@ import re
 import zipfile
 import zlib
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -25,7 +24,9 @@ _HEADER = re.compile(
 _DTYPES = re.compile(r"[<>=]f[248]|[<>=][iu][248]")
 
 
-def array_header(file: BinaryIO, size: int, path: Path, field: str) -> tuple[tuple[int, int], str]:
+def array_header(
+    file: io.BufferedIOBase, size: int, path: Path, field: str
+) -> tuple[tuple[int, int], str]:
     """(height, width) and dtype of a depth array, from the header (and zip directory) alone."""
     if file.read(4) == ZIP_MAGIC:
         member, archive = _member(file, path, field)
@@ -100,7 +101,9 @@ def _parsed_header(
     return (shape[0], shape[1]), np.dtype(match[1]), match[2] == "True", start + length
 
 
-def _member(file: BinaryIO, path: Path, field: str) -> tuple[zipfile.ZipInfo, zipfile.ZipFile]:
+def _member(
+    file: io.BufferedIOBase, path: Path, field: str
+) -> tuple[zipfile.ZipInfo, zipfile.ZipFile]:
     """The one array of an archive: named ``depth``, or the only one there is."""
     try:
         archive = zipfile.ZipFile(file)

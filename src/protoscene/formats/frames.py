@@ -132,9 +132,14 @@ def require_one_unit(times: Iterable[float], file: Path, field: str) -> None:
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.where(sorted_times[:-1] > 0, sorted_times[1:] / sorted_times[:-1], 0.0)
     for split in np.argsort(-ratio)[:4] + 1:
+        if sorted_times[split] <= 0:
+            continue
+        unevenness = {}
         for scale in (1e3, 1e6, 1e9):
             mended = np.concatenate([sorted_times[:split], sorted_times[split:] / scale])
             gaps = np.diff(np.unique(mended.round(9)))
-            if sorted_times[split] > 0 and len(gaps) > 1 and gaps.max() <= 3 * np.median(gaps):
-                problem = f"times look like a mix of units, a factor of {scale:g} apart"
-                raise Refused(file, field, problem, got=f"{sorted_times[split]:.10g}")
+            unevenness[scale] = gaps.max() / gaps.min() if len(gaps) > 1 else np.inf
+        scale = min(unevenness, key=lambda scale: unevenness[scale])
+        if unevenness[scale] <= 5:
+            problem = f"times look like a mix of units, a factor of {scale:g} apart"
+            raise Refused(file, field, problem, got=f"{sorted_times[split]:.10g}")

@@ -12,7 +12,6 @@ import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -129,7 +128,7 @@ def _header(path: Path, field: str) -> Header:
     return header
 
 
-def _png_header(file: BinaryIO, path: Path, field: str) -> Header:
+def _png_header(file: io.BufferedIOBase, path: Path, field: str) -> Header:
     head = file.read(33)
     if len(head) < 33 or head[8:16] != b"\x00\x00\x00\rIHDR":
         raise Refused(path, field, "PNG header is truncated", got=f"{len(head)} bytes")
@@ -139,7 +138,7 @@ def _png_header(file: BinaryIO, path: Path, field: str) -> Header:
     return Header("PNG", width, height, f"{bits}-bit {_PNG_CHANNELS.get(channels, '?')}")
 
 
-def _jpeg_header(file: BinaryIO, path: Path, field: str) -> Header:
+def _jpeg_header(file: io.BufferedIOBase, path: Path, field: str) -> Header:
     """Walk the markers to the start of frame, which holds precision, size and channels."""
     file.seek(2)
     while True:

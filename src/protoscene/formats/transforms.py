@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -104,10 +104,11 @@ def read_cameras(path: str | Path) -> list[tuple[Camera, float, str]]:
     """
     manifest = Path(path)
     _, entries = _entries(manifest.parent, manifest, None, recorded=False)
-    written = Counter(entry.colour for entry in entries)
+    seen: dict[Path, str] = {}
     for entry in entries:
-        if written[entry.colour] > 1:
-            problem = "another frame writes the same picture"
+        other = seen.setdefault(entry.colour, entry.place)
+        if other != entry.place:
+            problem = f"{other} writes the same picture"
             raise Refused(manifest, f"{entry.place}.file_path", problem, got=entry.name)
     named = _with_times_and_cameras(manifest, entries)
     return [(e.lens.camera(e.world_from_camera), e.time or 0.0, e.name) for e in named]
@@ -158,7 +159,7 @@ def _entry(root: Path, top: Table, frame: Table, recorded: bool) -> tuple[_Entry
         depth=depth,
         time=frame.number("time") if "time" in frame else None,
         camera=_camera_name(frame) if "camera" in frame else None,
-        lens=_lens(top, frame, colour if recorded else None),
+        lens=_lens(_CameraKeys(top, frame), colour if recorded else None),
         world_from_camera=pose @ OPENCV_FROM_OPENGL,
     )
     return entry, deviation
@@ -174,66 +175,81 @@ def _camera_name(frame: Table) -> str:
     return name
 
 
-def _lens(top: Table, frame: Table, picture: Path | None) -> Lens:
-    """Intrinsics of a frame: its own keys, else those at the top, else from its picture."""
+@dataclass(frozen=True)
+class _CameraKeys:
+    """Intrinsics of a frame as they stand in the file: its own keys before those at the top."""
 
-    def holder(key: str) -> Table:
-        return frame if key in frame else top
+    top: Table
+    frame: Table
 
-    def number(key: str) -> float | None:
-        return holder(key).number(key) if key in holder(key) else None
+    def holder(self, key: str) -> Table:
+        return self.frame if key in self.frame else self.top
 
-    def size(key: str) -> int:
-        value = number(key)
-        if value is None and picture is not None:
-            header = colour_header(picture, frame.field("file_path"))
-            return header.width if key == "w" else header.height
+    def place(self, key: str) -> tuple[Path, str]:
+        return self.holder(key).file, self.holder(key).field(key)
+
+    def number(self, key: str) -> float | None:
+        holder = self.holder(key)
+        return holder.number(key) if key in holder else None
+
+    def size(self, key: str) -> int:
+        value = self.number(key)
         if value is None or value != int(value):
-            raise holder(key).refused(key, "picture size", got=value, expected="a whole number")
+            problem = "picture size in whole pixels"
+            raise self.holder(key).refused(key, problem, got=value, expected="a whole number")
         return int(value)
 
-    def focal(key: str, angle_key: str, pixels: int) -> float | None:
-        angle = number(angle_key)
-        if key in holder(key) or angle is None:
-            return number(key)
+    def focal(self, key: str, angle_key: str, pixels: int) -> float | None:
+        """``fl_x``, or what a field of view of ``camera_angle_x`` over ``pixels`` amounts to."""
+        angle = self.number(angle_key)
+        if key in self.holder(key) or angle is None:
+            return self.number(key)
         if not 0 < angle < math.pi:
-            raise holder(angle_key).refused(angle_key, "field of view", angle, "0..π radians")
-        return 0.5 * pixels / math.tan(0.5 * angle)
+            raise self.holder(angle_key).refused(angle_key, "field of view", angle, "0..π radians")
+        return pixels / 2 / math.tan(angle / 2)
 
-    _require_known_model(holder)
-    w, h = size("w"), size("h")
-    fl_x, fl_y = focal("fl_x", "camera_angle_x", w), focal("fl_y", "camera_angle_y", h)
+
+def _lens(keys: _CameraKeys, picture: Path | None) -> Lens:
+    """Checked intrinsics; a size that is not given is that of ``picture``."""
+    _require_known_model(keys)
+    if picture is not None and not ("w" in keys.holder("w") and "h" in keys.holder("h")):
+        header = colour_header(picture, keys.frame.field("file_path"))
+        w, h = header.width, header.height
+    else:
+        w, h = keys.size("w"), keys.size("h")
+    fl_x, fl_y = keys.focal("fl_x", "camera_angle_x", w), keys.focal("fl_y", "camera_angle_y", h)
     if fl_x is None:
-        raise top.refused("fl_x", "focal length is missing", expected="fl_x or camera_angle_x")
-    cx, cy = number("cx"), number("cy")
+        expected = "fl_x or camera_angle_x"
+        raise keys.top.refused("fl_x", "focal length is missing", expected=expected)
+    cx, cy = keys.number("cx"), keys.number("cy")
     lens = Lens(
         w,
         h,
         fl_x,
         fl_x if fl_y is None else fl_y,
-        0.5 * w if cx is None else cx,
-        0.5 * h if cy is None else cy,
-        **{key: number(key) or 0.0 for key in sorted(_DISTORTION)},
+        w / 2 if cx is None else cx,
+        h / 2 if cy is None else cy,
+        **{key: keys.number(key) or 0.0 for key in sorted(_DISTORTION)},
     )
-    require_plausible(lens, lambda key: (holder(key).file, holder(key).field(key)))
+    require_plausible(lens, keys.place)
     return lens
 
 
-def _require_known_model(holder: Callable[[str], Table]) -> None:
+def _require_known_model(keys: _CameraKeys) -> None:
     """Refuse every lens that would not be undone exactly; distortion is never dropped."""
     expected = "PINHOLE, or OPENCV with k1 k2 k3 p1 p2"
-    table = holder("camera_model")
+    table = keys.holder("camera_model")
     model = table.text("camera_model") if "camera_model" in table else None
     if model not in (None, "PINHOLE", "OPENCV"):
         raise table.refused("camera_model", "camera model is not read", model, expected)
     for key in sorted(_OTHER_MODELS):
-        if holder(key).values.get(key, 0) not in (0, False, None):
-            got = holder(key).values[key]
-            raise holder(key).refused(key, "camera model is not read", got, expected)
+        value = keys.holder(key).values.get(key, 0)
+        if value not in (0, False, None):
+            raise keys.holder(key).refused(key, "camera model is not read", value, expected)
     for key in sorted(_DISTORTION):
-        if model == "PINHOLE" and key in holder(key) and holder(key).number(key) != 0:
-            got = holder(key).values[key]
-            raise holder(key).refused(key, "a PINHOLE camera has no distortion", got, "OPENCV")
+        if model == "PINHOLE" and keys.number(key):
+            problem = "a PINHOLE camera has no distortion"
+            raise keys.holder(key).refused(key, problem, keys.number(key), "OPENCV")
 
 
 def _with_times_and_cameras(manifest: Path, entries: Sequence[_Entry]) -> list[_Entry]:

@@ -44,7 +44,7 @@ def read_tum(root: Path, intrinsics: tuple[float, ...] | None, problems: Problem
             poses.append(pose_from_quaternion(parse_floats(words, truth, place), truth, place))
     if len(poses) < len(pose_rows):
         return Listing([], [])
-    chosen = _associated(rgb, colour_rows, depth_rows, pose_rows)
+    chosen = _associated(rgb, colour_rows, depth_rows, pose_rows, problems)
     lens = None
     frames = []
     for i, j, k in chosen:
@@ -120,7 +120,11 @@ def _rows(path: Path, n_words: int, problems: Problems) -> list[Row]:
 
 
 def _associated(
-    rgb: Path, colour_rows: list[Row], depth_rows: list[Row], pose_rows: list[Row]
+    rgb: Path,
+    colour_rows: list[Row],
+    depth_rows: list[Row],
+    pose_rows: list[Row],
+    problems: Problems,
 ) -> list[tuple[int, int, int]]:
     """(colour, depth, pose) numbers: nearest in time, and no depth picture is used twice."""
     colour, depth, pose = (
@@ -139,7 +143,8 @@ def _associated(
     if not good.any():
         got = f"worst gap {gap[worst]:.4g} s, to a {other}"
         raise Refused(rgb, colour_rows[worst][1], text, got=got, expected="at most 0.02 s")
-    warnings.warn(f"{rgb}: {text} and are left out (worst {gap[worst]:.4g} s)", stacklevel=4)
+    if not problems:  # lines that were refused explain it already
+        warnings.warn(f"{rgb}: {text} and are left out (worst {gap[worst]:.4g} s)", stacklevel=4)
     return [(int(i), int(to_depth[i]), int(to_pose[i])) for i in np.flatnonzero(good)]
 
 
