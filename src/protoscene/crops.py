@@ -1,0 +1,109 @@
+"""The pictures around one thing at all its instants: what registration and fusion read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+
+from protoscene.follow import Trail
+from protoscene.observe import camera_arrays
+from protoscene.propose import Blob
+from protoscene.recording import Recording, View
+
+BACKGROUND, OWN, OTHER = 0, 1, 2
+"""Whose pixel it is: of what stays, of this thing, of another moving thing."""
+
+
+@dataclass(frozen=True, eq=False)
+class Crops:
+    """The pictures around one thing at all its instants, flattened for kernels.
+
+    Crop c has ``window[c]`` = instant, first row, first column, height, width, offset into the
+    flat ``depth`` (m), ``label`` and ``colour`` arrays; ``pose`` camera_from_world (c, 3, 4) and
+    ``pinhole`` fx fy cx cy width height (c, 6). Instants count the thing's own instants 0..n-1.
+    ``points[start[i]:start[i + 1]]`` are instant i's own pixels as world points (at most a fixed
+    number, evenly chosen), with ``point_colour`` in [0, 1].
+    """
+
+    window: Int[np.ndarray, "c 6"]
+    pose: Float[np.ndarray, "c 3 4"]
+    pinhole: Float[np.ndarray, "c 6"]
+    depth: Float[np.ndarray, " n"]
+    label: UInt8[np.ndarray, " n"]
+    colour: UInt8[np.ndarray, "n 3"]
+    start: Int[np.ndarray, " i1"]
+    points: Float[np.ndarray, "p 3"]
+    point_colour: Float[np.ndarray, "p 3"]
+
+    @property
+    def n_instants(self) -> int:
+        return len(self.start) - 1
+
+    def own_points(self, i: int) -> Float[np.ndarray, "m 3"]:
+        return self.points[self.start[i] : self.start[i + 1]]
+
+    def of(self, i: int) -> Int[np.ndarray, " m"]:
+        """Indices of instant i's crops."""
+        return np.nonzero(self.window[:, 0] == i)[0]
+
+
+POINTS = 1200
+"""Own pixels of an instant that take part in its registration."""
+
+
+def cut(recording: Recording, trails: list[Trail], others: list[list[Blob]]) -> list[Crops]:
+    """The pictures around each trail's blobs; ``others[i]`` are all blobs of instant i."""
+    pieces: list[list[tuple]] = [[] for _ in trails]
+    for instant in sorted({i for t in trails for i in t.blobs}):
+        views = list(recording.views(instant))
+        for trail, own in zip(trails, pieces, strict=True):
+            if instant in trail.blobs:
+                own.append(_cut_instant(views, trail.blobs[instant], others[instant]))
+    return [_flatten(p) for p in pieces]
+
+
+def _cut_instant(views: list[View], blob: Blob, others: list[Blob]) -> tuple:
+    lower, upper = blob.bounds
+    grow = 0.15 * (upper - lower) + 0.03
+    corners = np.stack(np.meshgrid(*np.stack([lower - grow, upper + grow]).T), -1).reshape(-1, 3)
+    crops = []
+    for v, view in enumerate(views):
+        own = blob.pixels[blob.pixels[:, 0] == v, 1:]
+        seen = view.camera.project(corners)
+        if (seen[:, 2] < 0.05).any():
+            continue
+        box = np.concatenate([seen[:, 1::-1], own])
+        first = np.maximum(np.floor(box.min(axis=0)).astype(int) - 1, 0)
+        last = np.minimum(np.ceil(box.max(axis=0)).astype(int) + 2, view.depth.shape)
+        if (last <= first).any():
+            continue
+        window = (slice(first[0], last[0]), slice(first[1], last[1]))
+        label = np.zeros(view.depth.shape, dtype=np.uint8)
+        for other in others:
+            rows, columns = other.pixels[other.pixels[:, 0] == v, 1:].T
+            label[rows, columns] = OTHER
+        label[own[:, 0], own[:, 1]] = OWN
+        crops.append((view, first, label[window], view.depth[window], view.colour[window]))
+    chosen = np.unique(np.linspace(0, len(blob.points) - 1, POINTS).round().astype(int))
+    return crops, blob.points[chosen], blob.colours[chosen] / 255.0
+
+
+def _flatten(pieces: list[tuple]) -> Crops:
+    window, cameras, labels, depths, colours, offset = [], [], [], [], [], 0
+    for i, (crops, _, _) in enumerate(pieces):
+        for view, first, label, depth, colour in crops:
+            window.append([i, first[0], first[1], *label.shape, offset])
+            cameras.append(view.camera)
+            labels.append(label.ravel())
+            depths.append(depth.ravel())
+            colours.append(colour.reshape(-1, 3))
+            offset += label.size
+    pose, pinhole = camera_arrays(cameras)
+    start = np.concatenate([[0], np.cumsum([len(p[1]) for p in pieces])])
+    return Crops(
+        np.array(window), pose, pinhole, np.concatenate(depths), np.concatenate(labels),
+        np.concatenate(colours), start, np.concatenate([p[1] for p in pieces]),
+        np.concatenate([p[2] for p in pieces]),
+    )  # fmt: skip

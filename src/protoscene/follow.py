@@ -1,0 +1,200 @@
+"""Blobs of many instants → one trail of blobs per thing: by position and by appearance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Bool, Float
+from scipy.optimize import linear_sum_assignment
+
+from protoscene.propose import Blob, colour_histogram, join
+
+JUMP_COST = 4.0
+"""What any distance costs at most: a thing may be picked up and put down elsewhere."""
+COLOUR_COST = 12.0
+"""Cost of two appearances without one colour in common."""
+SIZE_COST = 3.0
+"""Cost of the greatest difference in size (half of a thing may be hidden)."""
+ABSENCE_COST = 2.0
+"""Cost of having been away for long."""
+NEW_COST = 8.0
+"""A blob that costs more than this on every trail begins a new one."""
+
+
+@dataclass(frozen=True, eq=False)
+class Appearance:
+    """What a blob looks like: middle and extent of its bounds (m), colours, number of pixels."""
+
+    centre: Float[np.ndarray, "3"]
+    extent: Float[np.ndarray, "3"]
+    histogram: Float[np.ndarray, " bins"]
+    n_pixels: int
+
+    @classmethod
+    def of(cls, blob: Blob) -> Appearance:
+        lower, upper = blob.bounds
+        histogram = colour_histogram(blob.colours)
+        return cls((lower + upper) / 2, upper - lower, histogram, len(blob.points))
+
+    @property
+    def size(self) -> Float[np.ndarray, "2"]:
+        """Diagonal of the footprint, and height (m): what turning hardly changes."""
+        return np.array([np.hypot(self.extent[0], self.extent[1]), self.extent[2]])
+
+
+@dataclass(eq=False)
+class Trail:
+    """The blobs taken for one thing, at most one an instant, in order of instants."""
+
+    blobs: dict[int, Blob] = field(default_factory=dict)
+    seen: dict[int, Appearance] = field(default_factory=dict)
+
+    def add(self, blob: Blob, appearance: Appearance) -> None:
+        self.blobs[blob.instant] = blob
+        self.seen[blob.instant] = appearance
+
+    @property
+    def last(self) -> int:
+        return max(self.seen)
+
+    @property
+    def size(self) -> Float[np.ndarray, "2"]:
+        """Typical footprint diagonal and height (m): the 70 % quantile, as hiding only shrinks."""
+        return np.quantile([a.size for a in self.seen.values()], 0.7, axis=0)
+
+    def histogram(self) -> Float[np.ndarray, " bins"]:
+        """Mean appearance so far (of up to 16 evenly chosen instants)."""
+        seen = list(self.seen.values())
+        step = max(1, len(seen) // 16)
+        shares = np.mean([a.histogram**2 for a in seen[::step]], axis=0)
+        return np.sqrt(shares)
+
+    def predict(self, instant: int, times: tuple[float, ...]) -> tuple[np.ndarray, float]:
+        """Expected centre at ``instant`` and its standard deviation (m): constant velocity where
+        the last two steps were shorter than the thing, standing still otherwise."""
+        order = sorted(self.seen)
+        here = self.seen[order[-1]].centre
+        reach = 0.5 * self.size[0]
+        if len(order) > 1:
+            before = self.seen[order[-2]].centre
+            step = here - before
+            if np.linalg.norm(step) < 1.5 * self.size[0]:
+                elapsed = times[order[-1]] - times[order[-2]]
+                ahead = (times[instant] - times[order[-1]]) / elapsed
+                reach = 0.2 * self.size[0] + 0.4 * float(np.linalg.norm(step)) * abs(ahead)
+                here = here + step * float(np.clip(ahead, -3, 3))
+        return here, reach + 0.01
+
+
+def follow(blobs: list[list[Blob]], times: tuple[float, ...]) -> list[Trail]:
+    """Assign each instant's blobs to trails at the least total cost (Hungarian), earliest first.
+
+    The cost adds distance to the predicted place (capped: things may jump), difference in colour,
+    in size, and absence. A blob into which several trails ran is split between them first.
+    """
+    trails: list[Trail] = []
+    for instant, found in enumerate(blobs):
+        found = _split_merged(found, trails, instant, times)
+        seen = [Appearance.of(b) for b in found]
+        if not found:
+            continue
+        cost = np.full((len(found), len(trails) + len(found)), 1e6)
+        for j, trail in enumerate(trails):
+            cost[:, j] = _costs(seen, trail, instant, times)
+        cost[np.arange(len(found)), len(trails) + np.arange(len(found))] = NEW_COST
+        rows, columns = linear_sum_assignment(cost)
+        for i, j in zip(rows, columns, strict=True):
+            if j >= len(trails):
+                trails.append(Trail())
+                j = len(trails) - 1
+            trails[j].add(found[i], seen[i])
+    return trails
+
+
+def _costs(
+    seen: list[Appearance], trail: Trail, instant: int, times: tuple[float, ...]
+) -> Float[np.ndarray, " n"]:
+    """What it costs to continue ``trail`` with each of the blobs."""
+    expected, reach = trail.predict(instant, times)
+    size, typical, recent = trail.size, trail.histogram(), trail.seen[trail.last].histogram
+    absence = min(0.2 * (instant - trail.last - 1), ABSENCE_COST)
+    costs = np.empty(len(seen))
+    for i, a in enumerate(seen):
+        distance = float(np.linalg.norm(a.centre - expected))
+        likeness = max(float(a.histogram @ typical), float(a.histogram @ recent))
+        ratio = np.log((a.size + 0.01) / (size + 0.01))
+        costs[i] = (
+            min(0.5 * (distance / reach) ** 2, JUMP_COST)
+            + COLOUR_COST * (1 - min(likeness, 1.0))
+            + min(float((ratio**2).sum()) / (2 * 0.35**2), SIZE_COST)
+            + absence
+        )
+    return costs
+
+
+def _split_merged(
+    found: list[Blob], trails: list[Trail], instant: int, times: tuple[float, ...]
+) -> list[Blob]:
+    """Blobs of ``instant``, those parted into which two or more recent trails have run."""
+    recent = [t for t in trails if len(t.seen) >= 2 and instant - t.last <= 3]
+    expected = [t.predict(instant, times)[0] for t in recent]
+    parted: list[Blob] = []
+    for blob in found:
+        lower, upper = blob.bounds
+        inside = [k for k, e in enumerate(expected) if ((e > lower) & (e < upper)).all()]
+        diagonal = float(np.hypot(*(upper - lower)[:2]))
+        if len(inside) < 2 or any(diagonal < 1.25 * recent[k].size[0] for k in inside):
+            parted.append(blob)
+            continue
+        parted += part(blob, np.stack([expected[k] for k in inside]))
+    return parted
+
+
+def part(blob: Blob, centres: Float[np.ndarray, "k 3"]) -> list[Blob]:
+    """Part a blob by k-means over ground positions, started at ``centres`` (m)."""
+    ground, middle = blob.points[:, :2], centres[:, :2].copy()
+    nearest: Bool[np.ndarray, " n"]
+    for _ in range(5):
+        nearest = np.argmin(((ground[:, None] - middle) ** 2).sum(axis=2), axis=1)
+        for k in range(len(middle)):
+            if (nearest == k).any():
+                own = ground[nearest == k]
+                middle[k] = (own.min(axis=0) + own.max(axis=0)) / 2
+    parts = [blob.take(nearest == k) for k in range(len(middle))]
+    return [p for p in parts if len(p.points) >= 5]
+
+
+def merge_fragments(trails: list[Trail], cell: float) -> list[Trail]:
+    """Join trails that are pieces of one thing: whenever both are seen they nearly touch (their
+    bounds are less than two ``cell`` apart) at a constant distance, and they are seen together
+    most of the time."""
+    trails = sorted(trails, key=lambda t: -sum(a.n_pixels for a in t.seen.values()))
+    kept: list[Trail] = []
+    for trail in trails:
+        host = next((k for k in kept if _moves_with(trail, k, cell)), None)
+        if host is None:
+            kept.append(trail)
+            continue
+        for instant, blob in trail.blobs.items():
+            if instant in host.blobs:
+                blob = join([host.blobs[instant], blob])
+            host.add(blob, Appearance.of(blob))
+    return kept
+
+
+def _moves_with(piece: Trail, whole: Trail, cell: float) -> bool:
+    common = sorted(set(piece.seen) & set(whole.seen))
+    if len(common) < max(3, 0.6 * len(piece.seen)):
+        return False
+    gaps, distances = [], []
+    for i in common:
+        a, b = piece.blobs[i].bounds, whole.blobs[i].bounds
+        gaps.append(np.maximum(np.maximum(a[0] - b[1], b[0] - a[1]), 0).max())
+        distances.append(np.linalg.norm(piece.seen[i].centre - whole.seen[i].centre))
+    moved = np.ptp([whole.seen[i].centre for i in common], axis=0).max()
+    return bool(
+        np.quantile(gaps, 0.8) < 2 * cell
+        and moved > 4 * cell
+        and np.std(distances) < max(0.15 * float(whole.size[0]), cell)
+    )

@@ -1,0 +1,40 @@
+"""Memory, predicted before it is taken and compared with what there is."""
+
+from __future__ import annotations
+
+import resource
+from pathlib import Path
+
+from protoscene.errors import Refused
+
+GIB = 2**30
+
+
+def available_bytes() -> int:
+    """The least of what the system reports as available, the control group's limit and the
+    process's address space limit; what cannot be read does not count."""
+    found = []
+    meminfo = Path("/proc/meminfo")
+    if meminfo.is_file():
+        fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+        found.append(int(fields["MemAvailable"].split()[0]) * 1024)
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.is_file() and used.is_file() and limit.read_text().strip() != "max":
+        found.append(int(limit.read_text()) - int(used.read_text()))
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if soft != resource.RLIM_INFINITY:
+        found.append(soft)
+    return min(found, default=2**62)
+
+
+def require(parts: dict[str, int], advice: str) -> None:
+    """Raise Refused unless ``parts`` (bytes by what needs them) fit together, with the numbers."""
+    needed, there = sum(parts.values()), available_bytes()
+    if needed <= there:
+        return
+    largest = sorted(parts.items(), key=lambda p: -p[1])[:3]
+    shares = ", ".join(f"{name} {size / GIB:.1f}" for name, size in largest)
+    raise Refused(
+        "memory", "GiB", f"needs {needed / GIB:.1f} ({shares}); {advice}",
+        f"{there / GIB:.1f} available", f"at least {needed / GIB:.1f}",
+    )  # fmt: skip

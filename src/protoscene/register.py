@@ -1,0 +1,273 @@
+"""Where a thing stood at each instant, by registering its pixels to one signed distance volume.
+
+The canonical volume (a truncated signed distance, "TSDF") is a closed form of the poses; the
+poses follow by Gauss–Newton on the pixels' signed distances. Alternating the two converges in a
+few rounds. A signed distance pulls from afar where an occupancy volume is flat.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+from jaxtyping import Bool, Float
+
+from protoscene.crops import OWN, Crops
+from protoscene.geometry import Grid, rotation_from_yaw
+from protoscene.observe import _depth_along, _noise
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """The canonical volume of a thing in its own frame: signed distance (m, positive outside,
+    truncated to ±``truncation``), votes (0: never seen), colour (3, z, y, x) in [0, 1] and how
+    often it was seen."""
+
+    grid: Grid
+    truncation: float
+    distance: Float[np.ndarray, "z y x"]
+    votes: Float[np.ndarray, "z y x"]
+    colour: Float[np.ndarray, "z y x 3"]
+    coloured: Float[np.ndarray, "z y x"]
+
+    def surface(self, limit: int = 800) -> Float[np.ndarray, "n 3"]:
+        """Own-frame points of voxels on the surface, at most ``limit``, evenly chosen."""
+        on = (np.abs(self.distance) < 0.6 * self.grid.voxel_size) & (self.votes > 0)
+        points = self.grid.centres()[on]
+        return points[:: max(1, len(points) // limit)]
+
+    def middle(self) -> Float[np.ndarray, "3"]:
+        """Middle of the surface's bounds (2–98 %), own frame."""
+        surface = self.surface()
+        if len(surface) == 0:
+            return np.zeros(3)
+        return np.quantile(surface, [0.02, 0.98], axis=0).mean(axis=0)
+
+
+@numba.njit(cache=True, parallel=True)
+def _fuse(  # type: ignore[no-untyped-def]
+    origin, voxel, shape, poses, chosen, window, pose, pinhole, depth, label, colour, truncation,
+    total, votes, colours, coloured,
+):  # fmt: skip
+    """Add the crops of the ``chosen`` instants to the sums of a canonical volume."""
+    nz, ny, nx = shape
+    cos, sin = np.cos(poses[:, 3]), np.sin(poses[:, 3])
+    for k in numba.prange(nz * ny):
+        iz, iy = k // ny, k % ny
+        cz = origin[2] + (iz + 0.5) * voxel
+        cy = origin[1] + (iy + 0.5) * voxel
+        for ix in range(nx):
+            cx = origin[0] + (ix + 0.5) * voxel
+            for c in range(window.shape[0]):
+                i = window[c, 0]
+                if not chosen[i]:
+                    continue
+                x = cos[i] * cx - sin[i] * cy + poses[i, 0]
+                y = sin[i] * cx + cos[i] * cy + poses[i, 1]
+                z = cz + poses[i, 2]
+                at, row, column = _depth_along(x, y, z, pose[c], pinhole[c])
+                row, column = row - window[c, 1], column - window[c, 2]
+                if row < 0 or column < 0 or row >= window[c, 3] or column >= window[c, 4]:
+                    continue
+                pixel = window[c, 5] + row * window[c, 4] + column
+                seen = depth[pixel]
+                if seen <= 0:
+                    continue
+                before = seen - at
+                if label[pixel] == OWN:
+                    if before < -truncation:
+                        continue
+                    total[iz, iy, ix] += min(before, truncation)
+                    votes[iz, iy, ix] += 1.0
+                    if abs(before) < 1.5 * voxel:
+                        coloured[iz, iy, ix] += 1.0
+                        for channel in range(3):
+                            colours[iz, iy, ix, channel] += colour[pixel, channel] / 255.0
+                elif before > 2 * _noise(seen):  # seen through: free there
+                    total[iz, iy, ix] += truncation
+                    votes[iz, iy, ix] += 1.0
+
+
+def fuse(
+    crops: Crops,
+    poses: Float[np.ndarray, "i 4"],
+    grid: Grid,
+    truncation: float,
+    chosen: Bool[np.ndarray, " i"],
+) -> Model:
+    """The canonical volume: mean truncated signed distance over the ``chosen`` instants' crops at
+    ``poses`` (x, y, z, yaw). Own pixels vote with their distance, other pixels carve what lies
+    before them; a hole says nothing."""
+    total, votes = np.zeros(grid.shape), np.zeros(grid.shape)
+    colours, coloured = np.zeros((*grid.shape, 3)), np.zeros(grid.shape)
+    _fuse(
+        grid.origin, grid.voxel_size, grid.shape, poses, chosen, crops.window, crops.pose,
+        crops.pinhole, crops.depth, crops.label, crops.colour, truncation, total, votes, colours,
+        coloured,
+    )  # fmt: skip
+    distance = total / np.maximum(votes, 1)
+    colour = colours / np.maximum(coloured, 1)[..., None]
+    return Model(grid, truncation, distance, votes, colour, coloured)
+
+
+@numba.njit(cache=True, inline="always")
+def _sample(distance, votes, origin, voxel, x, y, z):  # type: ignore[no-untyped-def]
+    """(distance, gradient x y z, known) at an own-frame point, trilinear."""
+    fx, fy, fz = (x - origin[0]) / voxel - 0.5, (y - origin[1]) / voxel - 0.5, 0.0
+    fz = (z - origin[2]) / voxel - 0.5
+    ix, iy, iz = int(np.floor(fx)), int(np.floor(fy)), int(np.floor(fz))
+    nz, ny, nx = distance.shape
+    if ix < 0 or iy < 0 or iz < 0 or ix >= nx - 1 or iy >= ny - 1 or iz >= nz - 1:
+        return 0.0, 0.0, 0.0, 0.0, False
+    u, v, w = fx - ix, fy - iy, fz - iz
+    value, gx, gy, gz = 0.0, 0.0, 0.0, 0.0
+    for dz in range(2):
+        wz, sz = (w, 1.0) if dz else (1 - w, -1.0)
+        for dy in range(2):
+            wy, sy = (v, 1.0) if dy else (1 - v, -1.0)
+            for dx in range(2):
+                wx, sx = (u, 1.0) if dx else (1 - u, -1.0)
+                if votes[iz + dz, iy + dy, ix + dx] == 0:
+                    return 0.0, 0.0, 0.0, 0.0, False
+                d = distance[iz + dz, iy + dy, ix + dx]
+                value += d * wx * wy * wz
+                gx += d * sx * wy * wz
+                gy += d * wx * sy * wz
+                gz += d * wx * wy * sz
+    return value, gx / voxel, gy / voxel, gz / voxel, True
+
+
+@numba.njit(cache=True)
+def _gauss_newton(distance, votes, origin, voxel, points, start, steps, huber, free):  # type: ignore[no-untyped-def]
+    """Pose (x, y, z, yaw) that brings ``points`` onto the zero level, from ``start``.
+
+    ``free`` masks the variables that may change. Steps are damped (Levenberg) so that what the
+    points do not determine, like the yaw of a round thing, stays where it was.
+    """
+    current = start.copy()
+    for _ in range(steps):
+        cos, sin = np.cos(current[3]), np.sin(current[3])
+        normal, right = np.zeros((4, 4)), np.zeros(4)
+        used, reach = 0, 0.0
+        for p in range(points.shape[0]):
+            a, b = points[p, 0] - current[0], points[p, 1] - current[1]
+            x, y, z = cos * a + sin * b, -sin * a + cos * b, points[p, 2] - current[2]
+            value, gx, gy, gz, known = _sample(distance, votes, origin, voxel, x, y, z)
+            if not known:
+                continue
+            weight = 1.0 if abs(value) < huber else huber / abs(value)
+            row = np.array([-(cos * gx - sin * gy), -(sin * gx + cos * gy), -gz, gx * y - gy * x])
+            for m in range(4):
+                right[m] += weight * row[m] * value
+                for n in range(4):
+                    normal[m, n] += weight * row[m] * row[n]
+            used += 1
+            reach += x * x + y * y
+        if used < 10:
+            break
+        damping = np.array([0.02, 0.02, 0.02, 0.02 * reach / used]) * used
+        for m in range(4):
+            normal[m, m] += damping[m]
+            if not free[m]:
+                normal[m, :] = 0.0
+                normal[:, m] = 0.0
+                normal[m, m] = 1.0
+                right[m] = 0.0
+        step = np.linalg.solve(normal, right)
+        current -= step
+    return current
+
+
+@numba.njit(cache=True)
+def _misfit(  # type: ignore[no-untyped-def]
+    distance, votes, colour, coloured, origin, voxel, truncation, surface, points, point_colour,
+    crops, window, pose, pinhole, depth, current,
+):  # fmt: skip
+    """(mean truncated |distance| share, colour difference, share of the model seen through)."""
+    cos, sin = np.cos(current[3]), np.sin(current[3])
+    off, different, compared = 0.0, 0.0, 0
+    nz, ny, nx = distance.shape
+    for p in range(points.shape[0]):
+        a, b = points[p, 0] - current[0], points[p, 1] - current[1]
+        x, y, z = cos * a + sin * b, -sin * a + cos * b, points[p, 2] - current[2]
+        value, _, _, _, known = _sample(distance, votes, origin, voxel, x, y, z)
+        off += min(abs(value) / truncation, 1.0) if known else 0.7
+        ix = int(np.floor((x - origin[0]) / voxel))
+        iy = int(np.floor((y - origin[1]) / voxel))
+        iz = int(np.floor((z - origin[2]) / voxel))
+        if 0 <= ix < nx and 0 <= iy < ny and 0 <= iz < nz and coloured[iz, iy, ix] > 0:
+            compared += 1
+            for channel in range(3):
+                different += abs(colour[iz, iy, ix, channel] - point_colour[p, channel]) / 3
+    through, confirmed = 0, 0
+    for s in range(surface.shape[0]):
+        x = cos * surface[s, 0] - sin * surface[s, 1] + current[0]
+        y = sin * surface[s, 0] + cos * surface[s, 1] + current[1]
+        z = surface[s, 2] + current[2]
+        for c in crops:
+            at, row, column = _depth_along(x, y, z, pose[c], pinhole[c])
+            row, column = row - window[c, 1], column - window[c, 2]
+            if row < 0 or column < 0 or row >= window[c, 3] or column >= window[c, 4]:
+                continue
+            seen = depth[window[c, 5] + row * window[c, 4] + column]
+            margin = 1.5 * voxel + 2 * _noise(at)
+            if seen > at + margin:
+                through += 1
+            elif seen > at - margin:
+                confirmed += 1
+    n = max(points.shape[0], 1)
+    return off / n, different / max(compared, 1), through / max(through + confirmed, 1)
+
+
+def misfit(
+    model: Model, surface: Float[np.ndarray, "n 3"], crops: Crops, i: int,
+    pose: Float[np.ndarray, "4"],
+) -> tuple[float, float, float]:  # fmt: skip
+    """How badly instant i at ``pose`` agrees with the model, each share in [0, 1]: its pixels'
+    truncated distances from the surface; difference in colour; model surface seen through."""
+    chosen = slice(crops.start[i], crops.start[i + 1])
+    return _misfit(
+        model.distance, model.votes, model.colour, model.coloured, model.grid.origin,
+        model.grid.voxel_size, model.truncation, surface, crops.points[chosen],
+        crops.point_colour[chosen], crops.of(i), crops.window, crops.pose, crops.pinhole,
+        crops.depth, pose,
+    )  # fmt: skip
+
+
+def total_misfit(parts: tuple[float, float, float]) -> float:
+    """One number from the three of :func:`misfit`."""
+    return parts[0] + 0.6 * parts[1] + 0.7 * parts[2]
+
+
+def descend(
+    model: Model, crops: Crops, i: int, pose: Float[np.ndarray, "4"], steps: int,
+    huber: float = 0.02, turn: bool = True,
+) -> Float[np.ndarray, "4"]:  # fmt: skip
+    """``steps`` Gauss–Newton steps of instant i's pose on the model's signed distance."""
+    free = np.array([True, True, True, turn])
+    return _gauss_newton(
+        model.distance, model.votes, model.grid.origin, model.grid.voxel_size,
+        crops.own_points(i), pose, steps, huber, free,
+    )  # fmt: skip
+
+
+def search(
+    model: Model, crops: Crops, i: int, guesses: list[Float[np.ndarray, "4"]],
+    middle_own: Float[np.ndarray, "3"], middle: Float[np.ndarray, "3"], n_yaws: int = 24,
+    best: int = 5,
+) -> Float[np.ndarray, "4"]:  # fmt: skip
+    """The pose of instant i that fits best: of every guess, and ``n_yaws`` turns that put the
+    model's middle (own frame) on the blob's ``middle`` (world); the best few are refined."""
+    surface = model.surface()
+    candidates = list(guesses)
+    for yaw in np.arange(n_yaws) * (2 * np.pi / n_yaws):
+        place = middle - rotation_from_yaw(yaw) @ middle_own
+        candidates.append(descend(model, crops, i, np.array([*place, yaw]), 2, turn=False))
+    costs = [total_misfit(misfit(model, surface, crops, i, c)) for c in candidates]
+    order = [k for k in np.argsort(costs) if k >= len(guesses)][:best]
+    refined = []
+    for k in [*range(len(guesses)), *order]:
+        pose = descend(model, crops, i, candidates[k], 8)
+        refined.append((total_misfit(misfit(model, surface, crops, i, pose)), k, pose))
+    return min(refined, key=lambda r: r[:2])[2]

@@ -1,0 +1,160 @@
+"""A registered model → its box, its own frame (nose along +x) and its RGBA prototype."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from scipy import ndimage
+from torch import Tensor
+
+from protoscene.crops import BACKGROUND, Crops
+from protoscene.geometry import Grid, centred_grid, rotation_from_yaw, wrap_angle
+from protoscene.register import Model, fuse
+
+EDGE = 0.0005
+"""Share of the surface left outside of the box at each side: noise."""
+REST_GAP_M = 0.08
+"""What lies less than this (or a quarter of the height) above the ground stands on it: the lowest
+centimetres of a thing look like ground."""
+PROTOTYPE_VOXELS = 64
+"""Voxels along a prototype's longest side, unless pixels are coarser."""
+
+
+@dataclass(frozen=True, eq=False)
+class Shape:
+    """A thing's box and prototype in its final frame, and its poses x y z yaw in that frame."""
+
+    dims: Float[np.ndarray, "3"]
+    poses: Float[np.ndarray, "i 4"]
+    rgba: Tensor
+    voxel_size: float
+
+
+def closest_box(
+    points: Float[np.ndarray, "n 2"], edge: float = 0.01
+) -> tuple[np.ndarray, float, np.ndarray]:
+    """(middle, angle, extents) of the rectangle of least area around all but ``edge`` of the
+    ``points`` at each side; 1° steps, the longer side first."""
+    best = None
+    for angle in np.deg2rad(np.arange(90)):
+        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        lower, upper = np.quantile(points @ turn, [edge, 1 - edge], axis=0)
+        area = float(np.prod(upper - lower))
+        if best is None or area < best[0]:
+            best = (area, turn @ ((lower + upper) / 2), float(angle), upper - lower)
+    assert best is not None
+    _, middle, angle, extents = best
+    if extents[1] > extents[0]:
+        angle, extents = angle + np.pi / 2, extents[::-1]
+    return middle, float(wrap_angle(angle)), extents
+
+
+def surface_points(model: Model) -> Float[np.ndarray, "n 3"]:
+    """Own-frame points on the zero level: the largest connected set of voxels near it, seen often
+    enough, each moved along the gradient onto it."""
+    voxel = model.grid.voxel_size
+    gradient = np.stack(np.gradient(model.distance, voxel), axis=-1)[..., ::-1]
+    steep = np.linalg.norm(gradient, axis=-1)
+    enough = model.votes >= 0.2 * np.median(model.votes[model.votes > 0])
+    near = (np.abs(model.distance) < voxel) & enough & (steep > 0.3) & (model.coloured > 0)
+    labels, n = ndimage.label(near, np.ones((3, 3, 3)))
+    if n > 1:
+        near = labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
+    step = (model.distance / np.maximum(steep, 0.3) ** 2)[..., None] * gradient
+    return (model.grid.centres() - step)[near]
+
+
+def ground_below(crops: Crops, poses: Float[np.ndarray, "i 4"], dims: Float[np.ndarray, "3"],
+                 bottom: float) -> float | None:  # fmt: skip
+    """Own-frame height of what stays around the thing's foot: the median over instants of the
+    median of background points within its footprint's reach, from 15 cm below ``bottom`` to 2 cm
+    above. None where none is seen."""
+    reach = 0.65 * float(np.hypot(dims[0], dims[1]))
+    chosen = set(np.unique(np.linspace(0, len(poses) - 1, 16).round().astype(int)).tolist())
+    heights: dict[int, list[np.ndarray]] = {}
+    for c, (i, row0, column0, height, width, offset) in enumerate(crops.window):
+        if i not in chosen:
+            continue
+        pixels = slice(offset, offset + height * width)
+        at, own = crops.depth[pixels].astype(float), crops.label[pixels] == BACKGROUND
+        fx, fy, cx, cy = crops.pinhole[c, :4]
+        rows, columns = np.divmod(np.arange(height * width), width)
+        camera = np.stack([(columns + column0 + 0.5 - cx) / fx * at,
+                           (rows + row0 + 0.5 - cy) / fy * at, at], axis=1)  # fmt: skip
+        world = (camera - crops.pose[c, :, 3]) @ crops.pose[c, :, :3]
+        offset_xy = world[:, :2] - poses[i, :2]
+        z = world[:, 2] - poses[i, 2]
+        near = own & (at > 0) & (np.hypot(*offset_xy.T) < reach)
+        near &= (z > bottom - 0.15) & (z < bottom + 0.02)
+        heights.setdefault(int(i), []).append(z[near])
+    medians = [np.median(np.concatenate(h)) for h in heights.values() if sum(map(len, h)) >= 10]
+    return float(np.median(medians)) if medians else None
+
+
+def measure(
+    model: Model, crops: Crops, poses: Float[np.ndarray, "i 4"]
+) -> tuple[np.ndarray, float, np.ndarray]:
+    """(middle, yaw, dims) of the box in the model's frame: the rectangle of least area around the
+    surface seen from above, from the ground it stands on to its top."""
+    points = surface_points(model)
+    middle, yaw, extents = closest_box(points[:, :2], EDGE)
+    bottom, top = np.quantile(points[:, 2], [EDGE, 1 - EDGE])
+    dims = np.array([*extents, top - bottom])
+    ground = ground_below(crops, poses, dims, float(bottom))
+    if ground is not None and bottom - ground < max(REST_GAP_M, 0.25 * (top - bottom)):
+        bottom = ground
+    dims[2] = top - bottom
+    return np.array([*middle, (bottom + top) / 2]), yaw, dims
+
+
+def _nose_forward(poses: Float[np.ndarray, "i 4"], instants: list[int]) -> bool:
+    """Whether the thing mostly moved along its own +x (steps between neighbouring instants)."""
+    steps = np.diff(poses[:, :2], axis=0)[np.diff(instants) == 1]
+    heading = poses[:-1, 3][np.diff(instants) == 1]
+    along = steps[:, 0] * np.cos(heading) + steps[:, 1] * np.sin(heading)
+    return bool(along.sum() >= 0)
+
+
+def finish(
+    crops: Crops, model: Model, poses: Float[np.ndarray, "i 4"], instants: list[int],
+    good: Bool[np.ndarray, " i"], finest: float,
+) -> Shape:  # fmt: skip
+    """Measure the thing on a finer volume fused from the ``good`` instants, move its frame to the
+    box's middle, length along +x and nose where it went, and make the RGBA prototype there.
+
+    ``finest`` (m): no voxel is smaller, as pixels do not tell more.
+    """
+    voxel = max(model.grid.voxel_size / 2, finest)
+    fine = fuse(crops, poses, model.grid.resampled(voxel), max(4 * voxel, 0.03), good)
+    middle, yaw, dims = measure(fine, crops, poses)
+    poses = poses.copy()
+    poses[:, :3] += np.einsum("nij,j->ni", rotation_from_yaw(poses[:, 3]), middle)
+    poses[:, 3] += yaw
+    if not _nose_forward(poses, instants):
+        poses[:, 3] += np.pi
+    poses[:, 3] = wrap_angle(poses[:, 3])
+    voxel = max(float(dims.max()) / PROTOTYPE_VOXELS, finest)
+    own = fuse(crops, poses, centred_grid(dims, voxel, padding=3), max(4 * voxel, 0.03), good)
+    return Shape(dims, poses, _rgba(own, dims), voxel)
+
+
+def _rgba(model: Model, dims: Float[np.ndarray, "3"]) -> Tensor:
+    """(4, z, y, x): occupancy falls from 1 to 0 over a voxel around the surface; what nobody saw
+    and lies below seen surface, inside the box, is taken as full. Colours of the surface spread
+    to where none was seen."""
+    grid: Grid = model.grid
+    occupancy = np.clip(0.5 - model.distance / grid.voxel_size, 0, 1)
+    occupancy[model.votes == 0] = 0
+    below = np.maximum.accumulate(occupancy[::-1] > 0.5, axis=0)[::-1]
+    inside = (np.abs(grid.centres()) <= dims / 2).all(axis=-1)
+    occupancy[(model.votes == 0) & below & inside] = 1
+    occupancy[~(np.abs(grid.centres()) <= dims / 2 + grid.voxel_size).all(axis=-1)] = 0
+    nearest = ndimage.distance_transform_edt(
+        model.coloured == 0, return_distances=False, return_indices=True
+    )
+    colour = np.moveaxis(model.colour[tuple(nearest)], -1, 0)
+    rgba = np.concatenate([colour, occupancy[None]]).astype(np.float32)
+    return torch.from_numpy(rgba)

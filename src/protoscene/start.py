@@ -1,0 +1,122 @@
+"""Trails of blobs → things: a prototype each, and where it stood at each instant."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from protoscene.crops import Crops, cut
+from protoscene.follow import Trail
+from protoscene.geometry import Grid, centred_grid
+from protoscene.observe import Progress
+from protoscene.propose import Blob
+from protoscene.recording import Recording
+from protoscene.register import Model, descend, fuse, misfit, search, total_misfit
+from protoscene.shape import finish
+
+ROUNDS = 4
+"""Times that the volume is fused anew and all poses descend on it."""
+MIN_INSTANTS = 3
+"""A thing must be seen at least so often: two views of something agree too easily."""
+
+
+@dataclass(frozen=True, eq=False)
+class Thing:
+    """A found object: its box ``dims`` (length, width, height at scale 1, m), its prototype, and
+    per own instant k (``instants[k]`` of the recording) its pose x y z yaw and misfit."""
+
+    instants: list[int]
+    dims: Float[np.ndarray, "3"]
+    poses: Float[np.ndarray, "i 4"]
+    misfits: Float[np.ndarray, " i"]
+    rgba: Tensor
+    voxel_size: float
+    score: float
+
+
+def start(
+    recording: Recording,
+    trails: list[Trail],
+    blobs: list[list[Blob]],
+    progress: Progress = lambda stage, done, total: None,
+) -> list[Thing]:
+    """One thing per trail that was seen often enough; ``blobs[i]`` are all blobs of instant i."""
+    trails = [t for t in trails if len(t.blobs) >= MIN_INSTANTS]
+    things = []
+    for k, (trail, crops) in enumerate(zip(trails, cut(recording, trails, blobs), strict=True)):
+        things.append(_start_one(trail, crops, recording))
+        progress("register", k + 1, len(trails))
+    return sorted(things, key=lambda t: (-t.score, t.instants))
+
+
+def _start_one(trail: Trail, crops: Crops, recording: Recording) -> Thing:
+    instants = sorted(trail.blobs)
+    poses, model = register(trail, crops, recording)
+    surface = model.surface()
+    n = len(instants)
+    misfits = np.array([total_misfit(misfit(model, surface, crops, k, poses[k])) for k in range(n)])
+    good = misfits <= max(0.35, float(np.median(misfits)) + 0.15)
+    shape = finish(crops, model, poses, instants, good, finest=0.5 * _footprint(trail, recording))
+    return Thing(
+        instants, shape.dims, shape.poses, misfits, shape.rgba, shape.voxel_size,
+        _score(shape.dims, shape.poses, misfits, recording),
+    )  # fmt: skip
+
+
+def _score(dims: np.ndarray, poses: np.ndarray, misfits: np.ndarray, recording: Recording) -> float:
+    """How sure we are of a moving thing, in [0, 1]: seen often × fits its own prototype × moved."""
+    often = min(len(poses) / max(MIN_INSTANTS, 0.25 * len(recording)), 1.0)
+    fits = 1 / (1 + np.exp((np.median(misfits) - 0.45) / 0.05))
+    moved = np.linalg.norm(np.ptp(poses[:, :2], axis=0)) / np.hypot(dims[0], dims[1])
+    return float(often * fits * min(1.0, moved / 0.25))
+
+
+def _footprint(trail: Trail, recording: Recording) -> float:
+    """What a pixel covers (m) at the thing's median distance from the first camera."""
+    camera = recording.frames[0].camera
+    far = np.median([np.linalg.norm(a.centre - camera.centre) for a in trail.seen.values()])
+    return float(far) / camera.fx
+
+
+def _canonical_grid(trail: Trail, recording: Recording) -> Grid:
+    """A grid that holds the thing wherever in it its best seen blob has its middle."""
+    diagonal, height = np.quantile([a.size for a in trail.seen.values()], 0.9, axis=0)
+    voxel = max(diagonal / 36, height / 40, 0.6 * _footprint(trail, recording))
+    side = 1.6 * diagonal + 6 * voxel
+    return centred_grid((side, side, 1.8 * height + 8 * voxel), voxel)
+
+
+def register(
+    trail: Trail, crops: Crops, recording: Recording
+) -> tuple[Float[np.ndarray, "i 4"], Model]:
+    """Poses x y z yaw of a trail's instants, and the model fused at them, in a frame of its own.
+
+    The best seen instant founds the frame; the others join it one by one, nearest in time first,
+    each searched over all yaws; then volume and poses take turns.
+    """
+    instants = sorted(trail.blobs)
+    seen = [trail.seen[i] for i in instants]
+    grid = _canonical_grid(trail, recording)
+    truncation = max(4 * grid.voxel_size, 0.07 * float(trail.size[0]))
+    first = int(np.argmax([a.n_pixels for a in seen]))
+    poses = np.zeros((len(instants), 4))
+    poses[first, :3] = seen[first].centre
+    joined: Bool[np.ndarray, " i"] = np.zeros(len(instants), dtype=bool)
+    joined[first] = True
+    model = fuse(crops, poses, grid, truncation, joined)
+    times = np.array([recording.times[i] for i in instants])
+    for k in np.argsort(np.abs(times - times[first]), kind="stable")[1:]:
+        near = int(np.nonzero(joined)[0][np.argmin(np.abs(times[joined] - times[k]))])
+        moved = poses[near].copy()
+        moved[:3] += seen[k].centre - seen[near].centre
+        poses[k] = search(model, crops, k, [moved], model.middle(), seen[k].centre)
+        joined[k] = True
+        model = fuse(crops, poses, grid, truncation, joined)
+    for _ in range(ROUNDS):
+        for k in range(len(instants)):
+            poses[k] = descend(model, crops, k, poses[k], 4)
+        model = fuse(crops, poses, grid, truncation, joined)
+    return poses, model
