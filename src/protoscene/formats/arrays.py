@@ -16,6 +16,7 @@ from protoscene.formats.lens import MAX_PIXELS
 
 ZIP_MAGIC = b"PK\x03\x04"
 _MAX_ARRAY_BYTES = 8 * MAX_PIXELS + 4096
+_FREE_EXPANSION = 256 * 10**6
 _MAX_HEADER = 10_000
 _HEADER = re.compile(
     r"\{\s*'descr':\s*'([^']*)',\s*'fortran_order':\s*(True|False),"
@@ -32,9 +33,6 @@ def array_header(
         member, archive = _member(file, path, field)
         with archive:
             size = member.file_size
-            if size > _MAX_ARRAY_BYTES:
-                got, expected = f"{size} bytes unpacked", f"at most {_MAX_ARRAY_BYTES}"
-                raise Refused(path, field, "archive unpacks to too much", got, expected)
             with _opened(archive, member, path, field) as unpacked:
                 head = _read(unpacked, 12 + _MAX_HEADER, path, field)
     else:
@@ -53,8 +51,6 @@ def npy_bytes(data: bytes, path: Path, field: str) -> bytes:
     if data[:4] != ZIP_MAGIC:
         return data
     member, archive = _member(io.BytesIO(data), path, field)
-    if member.file_size > _MAX_ARRAY_BYTES:
-        raise Refused(path, field, "archive unpacks to too much", f"{member.file_size} bytes")
     with archive, _opened(archive, member, path, field) as unpacked:
         content = _read(unpacked, member.file_size + 1, path, field)
     if len(content) != member.file_size:
@@ -119,6 +115,10 @@ def _member(
 def _opened(
     archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path, field: str
 ) -> zipfile.ZipExtFile:
+    size = member.file_size
+    if size > _MAX_ARRAY_BYTES or size > max(_FREE_EXPANSION, 20 * member.compress_size):
+        got, expected = f"{size} bytes unpacked", "at most 64 MP, and 20:1 beyond 256 MB"
+        raise Refused(path, field, "archive unpacks to too much", got, expected)
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise Refused(path, field, ".npz compression is neither stored nor deflated")
     try:

@@ -128,11 +128,14 @@ def _entries(
             "frames", f"recording has {len(rows)} frames", expected=f"1..{MAX_FRAMES}"
         )
     entries, deviations = [], []
+    common: Lens | None = None  # of all frames without intrinsics of their own
     for i, row in enumerate(rows):
         with kept(problems):
             frame = Table(manifest, f"frames[{i}]", row)
             unknown += frame.unknown_keys(_FRAME, _IGNORED, _MEANT)
-            entry, deviation = _entry(root, top, frame, recorded)
+            own = not frame.values.keys().isdisjoint(_LENS) or not {"w", "h"} <= top.values.keys()
+            entry, deviation = _entry(root, top, frame, recorded, None if own else common)
+            common = common if own else entry.lens
             entries.append(entry)
             deviations.append((deviation, frame.field("transform_matrix")))
     if unknown:
@@ -142,7 +145,10 @@ def _entries(
     return top, entries
 
 
-def _entry(root: Path, top: Table, frame: Table, recorded: bool) -> tuple[_Entry, float]:
+def _entry(
+    root: Path, top: Table, frame: Table, recorded: bool, lens: Lens | None
+) -> tuple[_Entry, float]:
+    """One of ``frames[]`` and how far its rotation is from orthonormal."""
     name = frame.text("file_path")
     colour = resolve_inside(root, name, frame.file, frame.field("file_path"))
     depth = None
@@ -159,7 +165,7 @@ def _entry(root: Path, top: Table, frame: Table, recorded: bool) -> tuple[_Entry
         depth=depth,
         time=frame.number("time") if "time" in frame else None,
         camera=_camera_name(frame) if "camera" in frame else None,
-        lens=_lens(_CameraKeys(top, frame), colour if recorded else None),
+        lens=lens or _lens(_CameraKeys(top, frame), colour if recorded else None),
         world_from_camera=pose @ OPENCV_FROM_OPENGL,
     )
     return entry, deviation
