@@ -10,7 +10,7 @@ import torch
 
 from protoscene.errors import Refused
 from protoscene.geometry import Grid
-from protoscene.matching import instants, match
+from protoscene.matching import Instant, boxes_at, instants, match
 from protoscene.pose_errors import best_offset
 from protoscene.prototypes import VoxelPrototypes
 from protoscene.scene import Scene
@@ -118,6 +118,38 @@ def test_unseen_truth_is_ignored_and_weak_predictions_are_left_out():
     assert card([*world.objects[:4], weak], against).at_iou_50.precision == 1
 
 
+def test_a_prediction_on_seen_and_unseen_truth_counts_as_right():
+    world = truth()
+    unseen = replace(with_track(world.objects[0], visible=np.zeros(8, bool)), id=9)
+    result = card(world.objects, replace(world, objects=[unseen, *world.objects]))
+    assert (result.counts.predicted_boxes, result.at_iou_50.recall) == (40, 1)
+    assert result.ap50_pooled == pytest.approx(1) and result.identity.idf1 == 1
+
+
+def test_more_matches_go_before_better_ones():
+    box = np.array([[0.0, 0, 0, 1, 1, 1, 0]]).repeat(2, 0)
+    iou = np.array([[0.9, 0.3], [0.3, 0.0]])
+    now = Instant(np.arange(2), np.arange(2), box, box, np.ones(2, bool), iou)
+    matches = match([now], 0.25, 2, 2)
+    assert {(int(i), int(j)) for _, i, j in matches.pairs} == {(0, 1), (1, 0)}
+    assert matches.counts.tolist() == [[1, 1], [1, 0]]
+
+
+def test_a_box_is_as_large_as_its_scale_says():
+    world = truth()
+    halved = [
+        replace(
+            with_track(o, scale=np.full(8, 2.0)),
+            dims_m=tuple(d / 2 for d in o.dims_m),
+        )
+        for o in world.objects
+    ]
+    result = card(halved)
+    assert result.at_iou_50.f1 == 1 and result.size.worst_m == pytest.approx(0)
+    _, boxes, _ = boxes_at(halved, TIMES[2])
+    np.testing.assert_allclose(boxes, boxes_at(world.objects, TIMES[2])[1])
+
+
 def test_average_precision_by_hand():
     world = truth()
     ghost = with_track(world.objects[0], centre=world.objects[0].track.centre + 10)
@@ -131,6 +163,15 @@ def test_average_precision_by_hand():
     tied = [replace(o, score=0.9) for o in ranked]
     assert card(tied).ap50_pooled == pytest.approx(2 / 5 * 2 / 3)
     assert card(tied[::-1]).ap50_pooled == card(tied).ap50_pooled
+    # A wrong first place costs no more than the best precision at that recall or beyond.
+    late = [replace(o, score=s) for o, s in zip(ranked, (0.8, 0.9, 0.7), strict=True)]
+    assert card(late).ap50_pooled == pytest.approx(2 / 5 * 2 / 3)
+    # Of two on one thing the better scored one is right, the other wrong.
+    twice = [replace(world.objects[0], score=s) for s in (0.3, 0.9)]
+    assert card(twice).ap50_pooled == pytest.approx(1 / 5)
+    unseen = with_track(world.objects[1], visible=np.zeros(8, bool))
+    against = replace(world, objects=[world.objects[0], unseen])
+    assert card([ranked[2], twice[0]], against).ap50_pooled == pytest.approx(1)
 
 
 def test_centre_errors_by_hand():

@@ -34,7 +34,7 @@ def recording(folder: Path, n: int = 5) -> Recording:
 def write_instances(folder: Path, n: int, shape: tuple[int, int] = (12, 16)) -> None:
     (folder / "instances").mkdir()
     ids = np.zeros(shape, np.uint16)
-    ids[4:8, 4:8] = 300
+    ids[5:9, 5:9] = 300  # the middles of blocks 2 and 3 of either side
     for i in range(n):
         Image.fromarray(ids).save(folder / "instances" / f"{i}.png")
 

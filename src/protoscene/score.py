@@ -271,6 +271,7 @@ def _prototype_score(
 def v_measure(joint: Int[np.ndarray, "clusters classes"]) -> PrototypeScore:
     """Of a table of counts: homogeneity 1 − H(class|cluster)/H(class), completeness with the two
     exchanged, their harmonic mean, and purity Σ max per cluster / n. An entropy of 0 gives 1."""
+    purity = _share(joint.max(axis=1).sum(), joint.sum())
     joint = joint / joint.sum()
 
     def entropy(p: np.ndarray) -> float:
@@ -282,4 +283,4 @@ def v_measure(joint: Int[np.ndarray, "clusters classes"]) -> PrototypeScore:
     completeness = 1 - (both - kind) / cluster if cluster > 0 else 1.0
     total = homogeneity + completeness
     harmonic = 2 * homogeneity * completeness / total if total > 0 else 0.0
-    return PrototypeScore(harmonic, homogeneity, completeness, float(joint.max(1).sum()))
+    return PrototypeScore(harmonic, homogeneity, completeness, purity)
