@@ -165,45 +165,53 @@ class Visit:
         with Image.open(io.BytesIO(self.page.locator("iframe").screenshot())) as picture:
             return np.asarray(picture.convert("RGB")).astype(int)[160:-60]
 
-    def canvas_once(self, wanted: Callable[[np.ndarray], bool]) -> np.ndarray:
-        for _ in range(60):
-            pixels = self.canvas()
-            if wanted(pixels):
-                return pixels
+    def still(self, wanted: Callable[[np.ndarray], bool]) -> np.ndarray:
+        """The player's pixels once they are as wanted and no longer change."""
+        before = self.canvas()
+        for _ in range(80):
             self.page.wait_for_timeout(250)
+            pixels = self.canvas()
+            if wanted(pixels) and (pixels == before).all():
+                return pixels
+            before = pixels
         raise AssertionError("the player never drew what was waited for")
 
+    def changed(self, before: np.ndarray) -> None:
+        for _ in range(80):
+            self.page.wait_for_timeout(250)
+            if (np.abs(self.canvas() - before).max(axis=-1) > 40).sum() > 1000:
+                return
+        raise AssertionError("the player stands still")
 
-def reddish(pixels: np.ndarray) -> np.ndarray:
-    """Where the red block is drawn; boxes and tracks are of other colours."""
+
+def reddish(pixels: np.ndarray) -> int:
+    """How many pixels show the red block; boxes and tracks are of other colours."""
     red, green, blue = np.moveaxis(pixels, -1, 0)
-    return (red > 150) & (green < 70) & (blue < 70)
+    return int(((red > 150) & (green < 70) & (blue < 70)).sum())
+
+
+def greenish(pixels: np.ndarray) -> int:
+    """How many pixels show the upper half of the post."""
+    red, green, blue = np.moveaxis(pixels, -1, 0)
+    return int(((green > red + 60) & (green > blue + 40)).sum())
 
 
 def test_the_page_opens_draws_and_plays_without_a_request_or_an_error(browser, written):
     _, _, path = written
     visit = Visit(browser, path)
-    # Chequered floor, red block, green and blue post: a page that draws has all of them.
-    visit.canvas_once(lambda pixels: reddish(pixels).sum() > 500)
-    player = visit.page.frame_locator("iframe")
-    slider = player.locator(".mantine-Slider-track")
-    area = slider.bounding_box()
+    slider = visit.page.frame_locator("iframe").locator(".mantine-Slider-track")
+    area = slider.bounding_box(timeout=30000)
 
     def scrub(share: float) -> None:
         visit.page.mouse.click(area["x"] + share * area["width"], area["y"] + area["height"] / 2)
 
     scrub(0.02)
-    still = visit.canvas_once(lambda pixels: reddish(pixels).sum() > 500)
-    first = np.argwhere(reddish(still)).mean(axis=0)
-    scrub(0.95)
-    moved = visit.canvas_once(
-        lambda pixels: (
-            reddish(pixels).any()
-            and np.linalg.norm(np.argwhere(reddish(pixels)).mean(axis=0) - first) > 80
-        )
-    )
-    green = (moved[..., 1] > moved[..., 0] + 60) & (moved[..., 1] > moved[..., 2] + 40)
-    assert not green.any()  # the post has left by the last instant
+    first = visit.still(lambda pixels: reddish(pixels) > 500 and greenish(pixels) > 300)
+    scrub(0.95)  # the block has driven on, the post has left
+    last = visit.still(lambda pixels: reddish(pixels) > 500 and greenish(pixels) == 0)
+    assert (np.abs(first - last).max(axis=-1) > 40).sum() > 1000
+    visit.page.frame_locator("iframe").locator("button.mantine-ActionIcon-root").first.click()
+    visit.changed(last)
     assert visit.errors == []
     assert visit.requests == [visit.address]
     visit.page.close()

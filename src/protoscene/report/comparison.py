@@ -24,7 +24,9 @@ from protoscene.volume import Volume
 
 MAX_CAMERAS = 4
 MAX_INSTANTS = 6
-PICTURE_WIDTH = 240
+RECORDED_WIDTH = 320
+RENDERED_WIDTH = 160
+"""Rendering is what the page takes longest for, and a volume has no finer detail than this."""
 DEPTH_VOXELS = 4
 """The depth difference, in voxels, from which its colour no longer changes."""
 
@@ -75,11 +77,12 @@ def _chosen_cameras(recording: Recording, instants: Sequence[int]) -> set[str]:
 
 
 def _comparison(scene: Scene, volume: Volume, view: View) -> Comparison:
-    camera = view.camera.scaled(min(1.0, PICTURE_WIDTH / view.camera.width))
+    camera = view.camera.scaled(min(1.0, RENDERED_WIDTH / view.camera.width))
     with torch.no_grad():
         picture = render(volume, camera, scene.background.outside)
     rendered = bytes_from_unit(picture.colour.numpy())
     recorded = resized(view.colour, camera.width, camera.height)
+    shown = view.camera.scaled(min(1.0, RECORDED_WIDTH / view.camera.width))
     gap = depth_difference(
         sampled(view.depth, camera.width, camera.height),
         picture.depth.numpy(),
@@ -87,7 +90,7 @@ def _comparison(scene: Scene, volume: Volume, view: View) -> Comparison:
     )
     return Comparison(
         view.camera_name,
-        data_uri(recorded),
+        data_uri(resized(view.colour, shown.width, shown.height)),
         data_uri(rendered),
         data_uri(difference(recorded, rendered)),
         data_uri(gap),

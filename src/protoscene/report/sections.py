@@ -58,7 +58,7 @@ def comparison(scene: Scene, recording: Recording) -> str:
     """Per instant and camera: recorded, rendered, difference in colour and in depth."""
     rows = comparisons(scene, recording)
     if not rows:
-        return ""
+        return _section("Recorded and rendered", "The recording has none of the scene's instants.")
     metres = largest_depth_difference(scene)
     colour_legend = _legend(gradient(signed=False), "0", f"{LARGEST_COLOUR_DIFFERENCE:.0%}")
     depth_legend = _legend(gradient(signed=True), f"−{metres:.2g} m", f"+{metres:.2g} m")
@@ -98,7 +98,7 @@ def comparison(scene: Scene, recording: Recording) -> str:
 def objects(scene: Scene, recording: Recording | None) -> str:
     """A row per object: its numbers and, with a recording, how it was seen over time."""
     if not scene.objects:
-        return _section("Objects", "Nothing was found that moved.", "")
+        return _section("Objects", "Nothing was found that moved.")
     best = sorted(scene.objects, key=lambda thing: (-thing.score, thing.id))[:MAX_OBJECTS]
     shown = sorted(best, key=lambda thing: thing.id)
     strips = object_strips(scene, shown, recording) if recording else {}
@@ -185,7 +185,7 @@ def footer(scene: Scene) -> str:
     return f"<footer>{' · '.join(made)}</footer>" if made else ""
 
 
-def _section(title: str, note: str, body: str) -> str:
+def _section(title: str, note: str, body: str = "") -> str:
     paragraph = f'<p class="note">{note}</p>' if note else ""
     return f"<section><h2>{title}</h2>{paragraph}{body}</section>"
 

@@ -18,7 +18,7 @@ from protoscene.scene import Scene, SceneObject
 
 MAX_INSTANTS = 24
 MAX_CROPS = 240
-CROP_PIXELS = 128
+CROP_PIXELS = 112
 ROOM = 1.35
 """Side of a crop in units of the box's larger side on the picture."""
 STRIDE = 2
