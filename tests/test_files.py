@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -192,3 +193,19 @@ except Refused as error:
         started = [subprocess.Popen(command, env=environment) for _ in range(5)]
         assert sorted(process.wait() for process in started) == [0, 2, 2, 2, 2]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["0", "1", "2"]
+
+
+def test_a_lock_file_that_its_holder_just_removed_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, flock, calls = tmp_path / ".out.lock", fcntl.flock, []
+
+    def late(descriptor: int, operation: int) -> None:
+        calls.append(descriptor)
+        if len(calls) == 1:  # between our open and our flock the holder finishes
+            lock.unlink()
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with OutputLock(tmp_path / "out"):
+        assert len(calls) == 2 and lock.read_text() == f"{os.getpid()}\n"

@@ -31,6 +31,8 @@ OutputFolder = Annotated[Path, arg(aliases=["-o"], metavar="DIR")]
 Six = tuple[float, float, float, float, float, float]
 Four = tuple[float, float, float, float]
 PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
+COMPOSE_BYTES = 64
+"""For each voxel: four float32 channels as composed, premultiplied and encoded."""
 FROM_DATA = "(default: from the data)"
 
 
@@ -159,10 +161,13 @@ class Compose(_Common):
             problem = "is no number of voxels"
             raise Refused("command line", "--resolution", problem, self.resolution, "1 to 2048")
         with OutputLock(self.output):
+            from protoscene.memory import require
             from protoscene.store import load_scene, volume_bytes
 
             scene = load_scene(self.scene)
             _check_time(scene, self.time, "command line", "--time")
+            n_voxels = self.resolution**3 if self.resolution else scene.grid.n_voxels
+            require({"volume": n_voxels * COMPOSE_BYTES}, "try a smaller --resolution")
             volume = scene.compose(self.time, self.resolution)
             write_file(self.output, volume_bytes(volume, self.output.suffix))
         result = {"file": str(self.output), "shape": list(volume.rgba.shape),
