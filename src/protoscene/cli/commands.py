@@ -332,7 +332,7 @@ def _discover(
 
     with progress() as show:
         scene = discover(recording, voxel_size=voxel_size, bounds=bounds, seed=seed, progress=show)
-    made_by = {
+    made_by: dict[str, str | int] = {
         "command": "discover",
         "seed": seed,
         "recording_sha256": recording.sha256,
