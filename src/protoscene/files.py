@@ -1,8 +1,7 @@
 """Files and folders that are complete or absent: written beside their place, verified, renamed.
 
 ``prepare_output`` refuses before work starts, ``OutputLock`` keeps other writers out while it runs,
-``write_file`` and ``new_folder`` put one file or one folder into place. Nothing else in protoscene
-writes files.
+``write_file`` and ``new_folder`` put one file or one folder into place.
 """
 
 from __future__ import annotations
