@@ -87,15 +87,19 @@ def _add_surroundings(stage: Any, scene: Scene) -> None:
     )
 
 
-def _place_viewer(viewer: Any, scene: Scene, recording: Recording | None) -> None:
-    """Looks at where the objects go, from above the side on which the cameras stood."""
+def _focus(scene: Scene) -> tuple[np.ndarray, float]:
+    """The middle of where the objects go, or of the grid, and how far off to look from (m)."""
     lower, upper, largest = scene.grid.lower, scene.grid.upper, 0.0
     if scene.objects:
         places = np.concatenate([thing.track.centre for thing in scene.objects])
         lower, upper = places.min(axis=0), places.max(axis=0)
         largest = max(max(thing.dims_m) for thing in scene.objects)
-    middle = (lower + upper) / 2
-    distance = 1.7 * max(float((upper - lower)[:2].max()), 3 * largest)
+    return (lower + upper) / 2, 1.7 * max(float((upper - lower)[:2].max()), 3 * largest)
+
+
+def _place_viewer(viewer: Any, scene: Scene, recording: Recording | None) -> None:
+    """Looks at where the objects go, from above the side on which the cameras stood."""
+    middle, distance = _focus(scene)
     side = np.array([-0.55, -0.85])
     if recording is not None:
         cameras = np.mean([frame.camera.centre for frame in recording.frames], axis=0)
@@ -160,7 +164,7 @@ class _Cameras:
         self.frusta: list[Any] = []
         if recording is None:
             return
-        size = 0.03 * float(scene.grid.size_m.max())
+        size = 0.025 * _focus(scene)[1]
         for i, name in enumerate(recording.camera_names[:MAX_CAMERAS]):
             frames = [f for f in recording.frames if f.camera_name == name]
             camera = frames[0].camera
