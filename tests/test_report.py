@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import trimesh
 from PIL import Image
 from playwright.sync_api import Browser, ConsoleMessage, sync_playwright
 
@@ -25,9 +24,7 @@ from protoscene.prototypes import VoxelPrototypes
 from protoscene.recording import Frame, Recording, View
 from protoscene.render import render
 from protoscene.report import turntable, write_page
-from protoscene.report.pictures import NOTHING, depth_difference, difference
 from protoscene.report.strips import object_strips
-from protoscene.report.surface import glb, halved, visible_faces
 from protoscene.scene import Background, Scene, SceneObject, Track
 from protoscene.score import score_objects, table
 from protoscene.volume import Volume
@@ -348,43 +345,6 @@ def test_a_large_scene_stays_a_small_page(tmp_path, monkeypatch):
     assert (tmp_path / "page.html").stat().st_size < 6e6
 
 
-def test_faces_show_exactly_where_occupied_meets_empty():
-    occupancy = (torch.rand(5, 6, 7, generator=torch.Generator().manual_seed(1)) > 0.5).float()
-    rgb = torch.rand(3, 5, 6, 7, generator=torch.Generator().manual_seed(2))
-    grid = Grid((1.0, 2.0, 3.0), 0.5, (5, 6, 7))
-    corners, colours = visible_faces(Volume(torch.cat([rgb, occupancy[None]]), grid), True)
-    # The divergence theorem: outward faces of a closed surface enclose the occupied volume.
-    middle = corners.mean(axis=1)
-    normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 3] - corners[:, 0])
-    enclosed = (middle * normal).sum() / 3
-    assert enclosed == pytest.approx(float(occupancy.sum()) * 0.5**3)
-    inside = np.floor(grid.voxel_from_world(middle - 0.5 * normal / 0.25 * 0.25)).astype(int)
-    x, y, z = inside.T
-    assert (occupancy.numpy()[z, y, x] == 1).all()
-    assert np.abs(colours - 255 * rgb.numpy()[:, z, y, x].T).max() <= 0.5 + 1e-4
-    cut, _ = visible_faces(Volume(torch.cat([rgb, occupancy[None]]), grid), False)
-    on_border = (np.isclose(middle, grid.lower) | np.isclose(middle, grid.upper)).any(axis=1)
-    assert len(cut) == (~on_border).sum()
-
-
-def test_halving_keeps_the_place_and_the_colour_of_what_is_there():
-    rgba = torch.zeros(4, 3, 4, 4)
-    rgba[:, 2, 3, 1] = torch.tensor([0.2, 0.4, 0.6, 1.0])
-    coarse = halved(Volume(rgba, Grid((0.0, 0.0, 0.0), 0.1, (3, 4, 4))))
-    assert coarse.grid == Grid((0.0, 0.0, 0.0), 0.2, (2, 2, 2))
-    assert coarse.rgba[:, 1, 1, 0].tolist() == pytest.approx([0.2, 0.4, 0.6, 1.0])
-    assert float(coarse.occupancy.sum()) == 1
-
-
-def test_the_mesh_is_read_by_others_with_its_places_and_colours():
-    volume = Volume(
-        torch.tensor([0.2, 0.5, 1.0, 1.0]).reshape(4, 1, 1, 1), Grid((1, 2, 3), 2, (1,) * 3)
-    )
-    mesh = trimesh.load(io.BytesIO(glb(*visible_faces(volume, True))), "glb", force="mesh")
-    assert mesh.volume == pytest.approx(8)
-    assert mesh.bounds.tolist() == [[1, 2, 3], [3, 4, 5]]
-
-
 def test_a_crop_comes_from_the_camera_that_sees_most(written):
     scene, recording, _ = written
     # The left camera's pictures are made bright and its depth empty: it measures nothing.
@@ -402,14 +362,3 @@ def test_a_crop_comes_from_the_camera_that_sees_most(written):
     for crop in strips[0] + strips[1]:
         with Image.open(io.BytesIO(base64.b64decode(crop.picture.split(",")[1]))) as picture:
             assert np.median(np.asarray(picture)) < 60
-
-
-def test_differences_are_white_where_equal_and_blue_where_nearer():
-    same = np.full((4, 4, 3), 77, np.uint8)
-    assert (difference(same, same) == 255).all()
-    recorded = np.array([[1.0, 1.0, 1.0, 0.0]], np.float32)
-    rendered = np.array([[1.0, 0.5, 1.5, 1.0]], np.float32)
-    equal, nearer, further, unknown = depth_difference(recorded, rendered, 0.5)[0].astype(int)
-    assert equal.tolist() == [255] * 3
-    assert nearer[2] > nearer[0] and further[0] > further[2]
-    assert unknown.tolist() == NOTHING.tolist()
