@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numba
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 
 from protoscene.geometry import Grid
 from protoscene.observe import Progress, ViewStack, _noise, depth_noise, signed_distance
@@ -19,6 +19,8 @@ PRESENT_SHARE = 0.9
 """A thing that is away in more than a tenth of the instants is not background."""
 MAX_INSTANTS = 240
 """Instants (evenly chosen) that vote on the background: what a byte can count."""
+NEW, SURE = 1, 2
+"""What a pixel can be: before what stays; so far before it that no error explains it."""
 MARGIN_M = 0.03
 """A pixel must lie this much (plus twice the sensor's noise) before the background to be new."""
 
@@ -114,7 +116,7 @@ def _interpolated(distance, origin, voxel, x, y, z):  # type: ignore[no-untyped-
 
 @numba.njit(cache=True, parallel=True)
 def _foreground(distance, origin, voxel, depth, pose, pinhole, margin):  # type: ignore[no-untyped-def]
-    out = np.zeros(depth.shape, dtype=np.bool_)
+    out = np.zeros(depth.shape, dtype=np.uint8)
     n, height = depth.shape[:2]
     for k in numba.prange(n * height):
         view, row = k // height, k % height
@@ -123,22 +125,22 @@ def _foreground(distance, origin, voxel, depth, pose, pinhole, margin):  # type:
             seen = depth[view, row, column]
             if seen <= 0:
                 continue
-            # The point itself, and the point as far behind it as the background must be.
+            # How free the point itself is, and the point as far behind it as the background must
+            # be; where nobody ever saw behind it, it must itself float in free space.
+            far = margin + 2 * _noise(seen)
+            clear, behind = np.nan, np.nan
             for push in range(2):
-                at = seen + (margin + 2 * _noise(seen)) * (1 - push)
+                at = seen + far * push
                 a = (column + 0.5 - pinhole[view, 2]) / pinhole[view, 0] * at - shift[0]
                 b = (row + 0.5 - pinhole[view, 3]) / pinhole[view, 1] * at - shift[1]
                 c = at - shift[2]
                 x = turn[0, 0] * a + turn[1, 0] * b + turn[2, 0] * c
                 y = turn[0, 1] * a + turn[1, 1] * b + turn[2, 1] * c
                 z = turn[0, 2] * a + turn[1, 2] * b + turn[2, 2] * c
-                value = _interpolated(distance, origin, voxel, x, y, z)
-                if not np.isnan(value):
-                    # Where nobody ever saw behind the point, it must itself float in free space.
-                    out[view, row, column] = value > (
-                        0.0 if push == 0 else margin + 2 * _noise(seen)
-                    )
-                    break
+                clear = behind
+                behind = _interpolated(distance, origin, voxel, x, y, z)
+            if behind > 0 or (np.isnan(behind) and clear > far):
+                out[view, row, column] = SURE if clear > 2 * far else NEW
     return out
 
 
@@ -193,9 +195,10 @@ def _history(recording: Recording, indices: list[int]) -> Float[np.ndarray, "h w
     return np.where(valid * 2 > len(chosen), depth, 0).astype(np.float32)
 
 
-def subtract(views: list[View], static: Static) -> list[Bool[np.ndarray, "h w"]]:
+def subtract(views: list[View], static: Static) -> list[UInt8[np.ndarray, "h w"]]:
     """Per view, the pixels that lie before what stays, by 3 cm and twice the sensor's noise along
-    their ray (so that the lowest centimetres of a thing, close to the ground, are kept)."""
+    their ray (so that the lowest centimetres of a thing, close to the ground, are kept): 1, and 2
+    where the point itself is twice as far in free space; 0 elsewhere."""
     surface = static.surface
     stack = ViewStack.of(views)
     masks = _foreground(
@@ -208,8 +211,8 @@ def subtract(views: list[View], static: Static) -> list[Bool[np.ndarray, "h w"]]
         stays = static.pixel_depth.get(view.camera_name)
         if stays is not None:
             margin = MARGIN_M + 2 * depth_noise(view.depth)
-            mask &= (stays == 0) | (view.depth < stays - margin)
-        result.append(_without_specks(mask))
+            mask = np.where((stays == 0) | (view.depth < stays - margin), mask, 0)
+        result.append(np.where(_without_specks(mask > 0), mask, 0).astype(np.uint8))
     return result
 
 

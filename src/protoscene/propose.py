@@ -10,12 +10,15 @@ from jaxtyping import Bool, Float, Int, UInt8
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
+from protoscene.background import SURE
 from protoscene.recording import View
 
 COLOUR_BINS = 6
 """Histogram bins per colour channel."""
 MIN_PIXELS = 20
 """A blob of fewer pixels is noise."""
+MIN_SURE = 0.25
+"""A blob of which a smaller share is surely new is an edge of something that stays."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,12 +54,13 @@ def join(blobs: list[Blob]) -> Blob:
 def propose(
     instant: int,
     views: list[View],
-    masks: list[Bool[np.ndarray, "h w"]],
+    masks: list[UInt8[np.ndarray, "h w"]],
     cell: float,
     bounds: Float[np.ndarray, "2 3"],
 ) -> list[Blob]:
-    """Blobs of one instant: new pixels (``masks``) inside ``bounds`` (m) that are neighbours in a
-    picture at nearly one depth, or whose points lie in neighbouring cells of ``cell`` metres."""
+    """Blobs of one instant: new pixels (``masks`` of ``subtract``) inside ``bounds`` (m) that are
+    neighbours in a picture at nearly one depth, or whose points lie in neighbouring cells of
+    ``cell`` metres. A blob without enough sure pixels is an edge of something that stays."""
     parts = []
     for v, (view, mask) in enumerate(zip(views, masks, strict=True)):
         rows, columns = np.nonzero(mask)
@@ -64,10 +68,10 @@ def propose(
             view.depth[rows, columns, None].astype(np.float64)
         )
         inside = ((points >= bounds[0]) & (points < bounds[1])).all(axis=1)
-        segments = _segments(mask, view.depth)[rows, columns]
+        segments = _segments(mask > 0, view.depth)[rows, columns]
         pixels = np.stack([np.full(len(rows), v), rows, columns], axis=1)
         parts.append((pixels[inside], points[inside], view.colour[rows, columns][inside],
-                      segments[inside]))  # fmt: skip
+                      segments[inside], mask[rows, columns][inside] == SURE))  # fmt: skip
     offset, segments = 0, []
     for part in parts:
         segments.append(part[3] + offset)
@@ -81,8 +85,10 @@ def propose(
     if len(whole.points) == 0:
         return []
     labels = _components(whole.points, np.concatenate(segments), cell)
-    blobs = [whole.take(labels == k) for k in range(int(labels.max()) + 1)]
-    return [b for b in blobs if len(b.points) >= MIN_PIXELS]
+    sizes = np.bincount(labels)
+    sure = np.bincount(labels, weights=np.concatenate([p[4] for p in parts]))
+    good = np.nonzero((sizes >= MIN_PIXELS) & (sure >= MIN_SURE * sizes))[0]
+    return [whole.take(labels == k) for k in good]
 
 
 @numba.njit(cache=True)

@@ -55,26 +55,39 @@ def _fuse(  # type: ignore[no-untyped-def]
     cos, sin = np.cos(poses[:, 3]), np.sin(poses[:, 3])
     for k in numba.prange(nz * ny):
         iz, iy = k // ny, k % ny
-        cz = origin[2] + (iz + 0.5) * voxel
+        cx = origin[0] + 0.5 * voxel
         cy = origin[1] + (iy + 0.5) * voxel
-        for ix in range(nx):
-            cx = origin[0] + (ix + 0.5) * voxel
-            for c in range(window.shape[0]):
-                i = window[c, 0]
-                if not chosen[i]:
+        for c in range(window.shape[0]):
+            i = window[c, 0]
+            if not chosen[i]:
+                continue
+            # Camera coordinates are linear along a row of voxels: start and step.
+            x = cos[i] * cx - sin[i] * cy + poses[i, 0]
+            y = sin[i] * cx + cos[i] * cy + poses[i, 1]
+            z = origin[2] + (iz + 0.5) * voxel + poses[i, 2]
+            p = pose[c]
+            a = p[0, 0] * x + p[0, 1] * y + p[0, 2] * z + p[0, 3]
+            b = p[1, 0] * x + p[1, 1] * y + p[1, 2] * z + p[1, 3]
+            at = p[2, 0] * x + p[2, 1] * y + p[2, 2] * z + p[2, 3]
+            step_a = (p[0, 0] * cos[i] + p[0, 1] * sin[i]) * voxel
+            step_b = (p[1, 0] * cos[i] + p[1, 1] * sin[i]) * voxel
+            step_at = (p[2, 0] * cos[i] + p[2, 1] * sin[i]) * voxel
+            fx, fy = pinhole[c, 0], pinhole[c, 1]
+            left, above = pinhole[c, 2] - window[c, 2], pinhole[c, 3] - window[c, 1]
+            height, width, offset = window[c, 3], window[c, 4], window[c, 5]
+            for ix in range(nx):
+                here = at + ix * step_at
+                if here < 0.05:
                     continue
-                x = cos[i] * cx - sin[i] * cy + poses[i, 0]
-                y = sin[i] * cx + cos[i] * cy + poses[i, 1]
-                z = cz + poses[i, 2]
-                at, row, column = _depth_along(x, y, z, pose[c], pinhole[c])
-                row, column = row - window[c, 1], column - window[c, 2]
-                if row < 0 or column < 0 or row >= window[c, 3] or column >= window[c, 4]:
+                u = fx * (a + ix * step_a) / here + left
+                v = fy * (b + ix * step_b) / here + above
+                if u < 0 or v < 0 or u >= width or v >= height:
                     continue
-                pixel = window[c, 5] + row * window[c, 4] + column
+                pixel = offset + int(v) * width + int(u)
                 seen = depth[pixel]
                 if seen <= 0:
                     continue
-                before = seen - at
+                before = seen - here
                 if label[pixel] == OWN:
                     if before < -truncation:
                         continue
@@ -89,26 +102,33 @@ def _fuse(  # type: ignore[no-untyped-def]
                     votes[iz, iy, ix] += 1.0
 
 
-def fuse(
-    crops: Crops,
-    poses: Float[np.ndarray, "i 4"],
-    grid: Grid,
-    truncation: float,
-    chosen: Bool[np.ndarray, " i"],
-) -> Model:
-    """The canonical volume: mean truncated signed distance over the ``chosen`` instants' crops at
-    ``poses`` (x, y, z, yaw). Own pixels vote with their distance, other pixels carve what lies
-    before them; a hole says nothing."""
-    total, votes = np.zeros(grid.shape), np.zeros(grid.shape)
-    colours, coloured = np.zeros((*grid.shape, 3)), np.zeros(grid.shape)
-    _fuse(
-        grid.origin, grid.voxel_size, grid.shape, poses, chosen, crops.window, crops.pose,
-        crops.pinhole, crops.depth, crops.label, crops.colour, truncation, total, votes, colours,
-        coloured,
-    )  # fmt: skip
-    distance = total / np.maximum(votes, 1)
-    colour = colours / np.maximum(coloured, 1)[..., None]
-    return Model(grid, truncation, distance, votes, colour, coloured)
+class Fusion:
+    """The running sums of a canonical volume: instants are added at their poses, one or many at a
+    time. Own pixels vote with their truncated distance, other pixels carve what lies before them,
+    a hole says nothing."""
+
+    def __init__(self, crops: Crops, grid: Grid, truncation: float) -> None:
+        self.crops, self.grid, self.truncation = crops, grid, truncation
+        self._total, self._votes = np.zeros(grid.shape), np.zeros(grid.shape)
+        self._colours, self._coloured = np.zeros((*grid.shape, 3)), np.zeros(grid.shape)
+
+    def add(self, poses: Float[np.ndarray, "i 4"], chosen: Bool[np.ndarray, " i"]) -> Fusion:
+        """Add the crops of the ``chosen`` instants at their ``poses`` x y z yaw."""
+        crops, grid = self.crops, self.grid
+        _fuse(
+            grid.origin, grid.voxel_size, grid.shape, poses, chosen, crops.window, crops.pose,
+            crops.pinhole, crops.depth, crops.label, crops.colour, self.truncation, self._total,
+            self._votes, self._colours, self._coloured,
+        )  # fmt: skip
+        return self
+
+    def model(self) -> Model:
+        """The mean truncated signed distance and colour of what was added so far."""
+        distance = self._total / np.maximum(self._votes, 1)
+        colour = self._colours / np.maximum(self._coloured, 1)[..., None]
+        return Model(
+            self.grid, self.truncation, distance, self._votes.copy(), colour, self._coloured.copy()
+        )
 
 
 @numba.njit(cache=True, inline="always")

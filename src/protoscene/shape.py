@@ -12,7 +12,7 @@ from torch import Tensor
 
 from protoscene.crops import BACKGROUND, Crops
 from protoscene.geometry import Grid, centred_grid, rotation_from_yaw, wrap_angle
-from protoscene.register import Model, fuse
+from protoscene.register import Fusion, Model
 
 EDGE = 0.0005
 """Share of the surface left outside of the box at each side: noise."""
@@ -128,7 +128,8 @@ def finish(
     ``finest`` (m): no voxel is smaller, as pixels do not tell more.
     """
     voxel = max(model.grid.voxel_size / 2, finest)
-    fine = fuse(crops, poses, model.grid.resampled(voxel), max(4 * voxel, 0.03), good)
+    grid = _around(model).resampled(voxel)
+    fine = Fusion(crops, grid, max(4 * voxel, 0.03)).add(poses, good).model()
     middle, yaw, dims = measure(fine, crops, poses)
     poses = poses.copy()
     poses[:, :3] += np.einsum("nij,j->ni", rotation_from_yaw(poses[:, 3]), middle)
@@ -137,8 +138,19 @@ def finish(
         poses[:, 3] += np.pi
     poses[:, 3] = wrap_angle(poses[:, 3])
     voxel = max(float(dims.max()) / PROTOTYPE_VOXELS, finest)
-    own = fuse(crops, poses, centred_grid(dims, voxel, padding=3), max(4 * voxel, 0.03), good)
+    grid = centred_grid(dims, voxel, padding=3)
+    own = Fusion(crops, grid, max(4 * voxel, 0.03)).add(poses, good).model()
     return Shape(dims, poses, _rgba(own, dims), voxel)
+
+
+def _around(model: Model) -> Grid:
+    """The part of the model's grid that holds its surface, and three voxels around."""
+    index = np.argwhere((np.abs(model.distance) < model.grid.voxel_size) & (model.votes > 0))
+    if len(index) == 0:
+        return model.grid
+    first = np.maximum(index.min(axis=0) - 3, 0)
+    last = np.minimum(index.max(axis=0) + 4, model.grid.shape)
+    return model.grid.cropped(first, last)
 
 
 def _rgba(model: Model, dims: Float[np.ndarray, "3"]) -> Tensor:

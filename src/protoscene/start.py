@@ -14,7 +14,7 @@ from protoscene.geometry import Grid, centred_grid
 from protoscene.observe import Progress
 from protoscene.propose import Blob
 from protoscene.recording import Recording
-from protoscene.register import Model, descend, fuse, misfit, search, total_misfit
+from protoscene.register import Fusion, Model, descend, misfit, search, total_misfit
 from protoscene.shape import finish
 
 ROUNDS = 4
@@ -106,17 +106,19 @@ def register(
     poses[first, :3] = seen[first].centre
     joined: Bool[np.ndarray, " i"] = np.zeros(len(instants), dtype=bool)
     joined[first] = True
-    model = fuse(crops, poses, grid, truncation, joined)
+    fusion = Fusion(crops, grid, truncation).add(poses, joined)
     times = np.array([recording.times[i] for i in instants])
     for k in np.argsort(np.abs(times - times[first]), kind="stable")[1:]:
         near = int(np.nonzero(joined)[0][np.argmin(np.abs(times[joined] - times[k]))])
         moved = poses[near].copy()
         moved[:3] += seen[k].centre - seen[near].centre
+        model = fusion.model()
         poses[k] = search(model, crops, k, [moved], model.middle(), seen[k].centre)
         joined[k] = True
-        model = fuse(crops, poses, grid, truncation, joined)
+        fusion.add(poses, np.arange(len(instants)) == k)
+    model = fusion.model()
     for _ in range(ROUNDS):
         for k in range(len(instants)):
             poses[k] = descend(model, crops, k, poses[k], 4)
-        model = fuse(crops, poses, grid, truncation, joined)
+        model = Fusion(crops, grid, truncation).add(poses, joined).model()
     return poses, model
