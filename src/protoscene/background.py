@@ -20,7 +20,7 @@ PRESENT_SHARE = 0.9
 MAX_INSTANTS = 240
 """Instants (evenly chosen) that vote on the background: what a byte can count."""
 NEW, SURE = 1, 2
-"""What a pixel can be: before what stays; so far before it that no error explains it."""
+"""What a pixel can be: before what stays; with nothing but clearly free voxels around its point."""
 MARGIN_M = 0.03
 """A pixel must lie this much (plus twice the sensor's noise) before the background to be new."""
 
@@ -58,10 +58,10 @@ def _quantile(histogram, share, voxel):  # type: ignore[no-untyped-def]
         for k in range(bins):
             votes += histogram[i, k]
         out[i] = np.nan
-        # Between order statistics: the middle of the sorted votes at `share` of their way.
-        wanted, below = share * (votes - 1) + 0.5, 0.0
         if votes == 0:
             continue
+        # Between order statistics: the middle of the sorted votes at that share of their way.
+        wanted, below = share * (votes - 1) + 0.5, 0.0
         for k in range(bins):
             here = histogram[i, k]
             if here > 0 and below + here >= wanted:
@@ -94,24 +94,23 @@ def static_surface(
 
 @numba.njit(cache=True, inline="always")
 def _interpolated(distance, origin, voxel, x, y, z):  # type: ignore[no-untyped-def]
-    """Trilinear distance at a world point; NaN outside or beside a voxel never seen."""
-    fx, fy, fz = (
-        (x - origin[0]) / voxel - 0.5,
-        (y - origin[1]) / voxel - 0.5,
-        (z - origin[2]) / voxel - 0.5,
-    )
+    """Distance at a world point, trilinear, and the least of the 8 voxels around; both NaN outside
+    or beside a voxel never seen."""
+    fx, fy = (x - origin[0]) / voxel - 0.5, (y - origin[1]) / voxel - 0.5
+    fz = (z - origin[2]) / voxel - 0.5
     ix, iy, iz = int(np.floor(fx)), int(np.floor(fy)), int(np.floor(fz))
     nz, ny, nx = distance.shape
     if ix < 0 or iy < 0 or iz < 0 or ix >= nx - 1 or iy >= ny - 1 or iz >= nz - 1:
-        return np.nan
+        return np.nan, np.nan
     u, v, w = fx - ix, fy - iy, fz - iz
-    low = (distance[iz, iy, ix] * (1 - u) + distance[iz, iy, ix + 1] * u) * (1 - v) + (
-        distance[iz, iy + 1, ix] * (1 - u) + distance[iz, iy + 1, ix + 1] * u
-    ) * v
-    high = (distance[iz + 1, iy, ix] * (1 - u) + distance[iz + 1, iy, ix + 1] * u) * (1 - v) + (
-        distance[iz + 1, iy + 1, ix] * (1 - u) + distance[iz + 1, iy + 1, ix + 1] * u
-    ) * v
-    return low * (1 - w) + high * w
+    value, least = 0.0, np.inf
+    for k in range(8):
+        dz, dy, dx = k >> 2, k >> 1 & 1, k & 1
+        here = distance[iz + dz, iy + dy, ix + dx]
+        share = (u if dx else 1 - u) * (v if dy else 1 - v) * (w if dz else 1 - w)
+        value += share * here
+        least = here if np.isnan(here) else min(least, here)
+    return value, (np.nan if np.isnan(value) else least)
 
 
 @numba.njit(cache=True, parallel=True)
@@ -128,7 +127,7 @@ def _foreground(distance, origin, voxel, depth, pose, pinhole, margin):  # type:
             # How free the point itself is, and the point as far behind it as the background must
             # be; where nobody ever saw behind it, it must itself float in free space.
             far = margin + 2 * _noise(seen)
-            clear, behind = np.nan, np.nan
+            clear, around, behind = np.nan, np.nan, np.nan
             for push in range(2):
                 at = seen + far * push
                 a = (column + 0.5 - pinhole[view, 2]) / pinhole[view, 0] * at - shift[0]
@@ -137,10 +136,13 @@ def _foreground(distance, origin, voxel, depth, pose, pinhole, margin):  # type:
                 x = turn[0, 0] * a + turn[1, 0] * b + turn[2, 0] * c
                 y = turn[0, 1] * a + turn[1, 1] * b + turn[2, 1] * c
                 z = turn[0, 2] * a + turn[1, 2] * b + turn[2, 2] * c
-                clear = behind
-                behind = _interpolated(distance, origin, voxel, x, y, z)
+                value, least = _interpolated(distance, origin, voxel, x, y, z)
+                if push == 0:
+                    clear, around = value, least
+                else:
+                    behind = value
             if behind > 0 or (np.isnan(behind) and clear > far):
-                out[view, row, column] = SURE if clear > 2 * far else NEW
+                out[view, row, column] = SURE if around > 2 * far else NEW
     return out
 
 
@@ -198,7 +200,7 @@ def _history(recording: Recording, indices: list[int]) -> Float[np.ndarray, "h w
 def subtract(views: list[View], static: Static) -> list[UInt8[np.ndarray, "h w"]]:
     """Per view, the pixels that lie before what stays, by 3 cm and twice the sensor's noise along
     their ray (so that the lowest centimetres of a thing, close to the ground, are kept): 1, and 2
-    where the point itself is twice as far in free space; 0 elsewhere."""
+    where all voxels around the point itself are twice as far in free space; 0 elsewhere."""
     surface = static.surface
     stack = ViewStack.of(views)
     masks = _foreground(

@@ -16,9 +16,11 @@ from protoscene.register import Fusion, Model
 
 EDGE = 0.0005
 """Share of the surface left outside of the box at each side: noise."""
-REST_GAP_M = 0.08
-"""What lies less than this (or a quarter of the height) above the ground stands on it: the lowest
-centimetres of a thing look like ground."""
+PIECE = 0.05
+"""A piece apart from the rest counts if its surface is at least this share of the largest's."""
+REST_GAP_M, REST_GAP = 0.08, 0.5
+"""What was seen down to less than this (m, or this share of its height) above the ground stands on
+it: the lowest centimetres look like ground, and thin legs are lost."""
 PROTOTYPE_VOXELS = 64
 """Voxels along a prototype's longest side, unless pixels are coarser."""
 
@@ -53,16 +55,17 @@ def closest_box(
 
 
 def surface_points(model: Model) -> Float[np.ndarray, "n 3"]:
-    """Own-frame points on the zero level: the largest connected set of voxels near it, seen often
-    enough, each moved along the gradient onto it."""
+    """Own-frame points on the zero level: voxels near it, seen often enough and not in a small
+    piece apart from the rest, each moved along the gradient onto it."""
     voxel = model.grid.voxel_size
     gradient = np.stack(np.gradient(model.distance, voxel), axis=-1)[..., ::-1]
     steep = np.linalg.norm(gradient, axis=-1)
     enough = model.votes >= 0.2 * np.median(model.votes[model.votes > 0])
     near = (np.abs(model.distance) < voxel) & enough & (steep > 0.3) & (model.coloured > 0)
     labels, n = ndimage.label(near, np.ones((3, 3, 3)))
-    if n > 1:
-        near = labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
+    sizes = np.bincount(labels.ravel(), minlength=1)
+    sizes[0] = 0
+    near = (sizes >= PIECE * sizes.max())[labels] & near
     step = (model.distance / np.maximum(steep, 0.3) ** 2)[..., None] * gradient
     return (model.grid.centres() - step)[near]
 
@@ -70,9 +73,10 @@ def surface_points(model: Model) -> Float[np.ndarray, "n 3"]:
 def ground_below(crops: Crops, poses: Float[np.ndarray, "i 4"], dims: Float[np.ndarray, "3"],
                  bottom: float) -> float | None:  # fmt: skip
     """Own-frame height of what stays around the thing's foot: the median over instants of the
-    median of background points within its footprint's reach, from 15 cm below ``bottom`` to 2 cm
-    above. None where none is seen."""
+    median of background points within its footprint's reach, from as far below ``bottom`` as a
+    thing's foot may be unseen to 2 cm above. None where none is seen."""
     reach = 0.65 * float(np.hypot(dims[0], dims[1]))
+    lowest = bottom - max(0.15, REST_GAP * float(dims[2]) + 0.02)
     chosen = set(np.unique(np.linspace(0, len(poses) - 1, 16).round().astype(int)).tolist())
     heights: dict[int, list[np.ndarray]] = {}
     for c, (i, row0, column0, height, width, offset) in enumerate(crops.window):
@@ -88,7 +92,7 @@ def ground_below(crops: Crops, poses: Float[np.ndarray, "i 4"], dims: Float[np.n
         offset_xy = world[:, :2] - poses[i, :2]
         z = world[:, 2] - poses[i, 2]
         near = own & (at > 0) & (np.hypot(*offset_xy.T) < reach)
-        near &= (z > bottom - 0.15) & (z < bottom + 0.02)
+        near &= (z > lowest) & (z < bottom + 0.02)
         heights.setdefault(int(i), []).append(z[near])
     medians = [np.median(np.concatenate(h)) for h in heights.values() if sum(map(len, h)) >= 10]
     return float(np.median(medians)) if medians else None
@@ -104,7 +108,7 @@ def measure(
     bottom, top = np.quantile(points[:, 2], [EDGE, 1 - EDGE])
     dims = np.array([*extents, top - bottom])
     ground = ground_below(crops, poses, dims, float(bottom))
-    if ground is not None and bottom - ground < max(REST_GAP_M, 0.25 * (top - bottom)):
+    if ground is not None and bottom - ground < max(REST_GAP_M, REST_GAP * (top - bottom)):
         bottom = ground
     dims[2] = top - bottom
     return np.array([*middle, (bottom + top) / 2]), yaw, dims
