@@ -25,7 +25,7 @@ def depth_noise(depth: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
 
     Source: Nguyen, Izadi, Lovell, "Modeling Kinect sensor noise", 3DIMPVT 2012, equation 3.
     """
-    return 0.0012 + 0.0019 * (np.asarray(depth, dtype=np.float64) - 0.4) ** 2
+    return np.asarray(0.0012 + 0.0019 * (np.asarray(depth, dtype=np.float64) - 0.4) ** 2)
 
 
 @numba.njit(cache=True, inline="always")
@@ -191,7 +191,11 @@ def choose_grid(
         points = sample_points(recording)
         if len(points) == 0:
             raise Refused(recording.source, "depth", "no picture holds any valid depth")
-        lower, upper = np.quantile(points, [0.001, 0.999], axis=0)
+        # Points of the data, not between them: however few there are, one absurd point is left out.
+        lower = np.quantile(points, 0.001, axis=0, method="higher")
+        upper = np.quantile(points, 0.999, axis=0, method="lower")
+        if (upper - lower).max() <= 0:
+            raise Refused(recording.source, "depth", "too few valid points", len(points))
     else:
         lower, upper = np.array(bounds[:3], float), np.array(bounds[3:], float)
         if not (np.isfinite(bounds).all() and (upper > lower).all()):
