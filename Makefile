@@ -6,7 +6,7 @@ INSTALLED := .venv/.installed
 # Two workers; tests of one file stay together, as they share recordings made once per file.
 WORKERS ?= 2
 
-.PHONY: demo test check
+.PHONY: demo test check demo-data docs
 demo: $(INSTALLED)
 	rm -rf out/demo
 	mkdir -p out
@@ -20,6 +20,11 @@ check: $(INSTALLED)
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_layout.py
+
+# The recording that comes with protoscene. Whoever changes its settings runs this and commits it.
+demo-data: $(INSTALLED)
+	rm -rf src/protoscene/demo
+	$(BIN)/protoscene synth --like demo -o src/protoscene/demo
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || test -n '$(PYTHON)' || { echo 'protoscene needs Python 3.11 or newer' >&2; exit 1; }

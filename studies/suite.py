@@ -123,6 +123,7 @@ def main(options: Options) -> None:
         for seed in options.seeds:
             folder = options.data / f"{kind}-{seed}"
             if not folder.exists():
+                folder.parent.mkdir(parents=True, exist_ok=True)
                 write_recording(SUITE[kind](seed), folder)
             for method in methods:
                 file = options.out / f"{kind}-{seed}-{method}.json"

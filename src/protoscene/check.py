@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,24 +46,29 @@ def check(
     path: str | Path,
     format: str | None = None,
     intrinsics: tuple[float, float, float, float] | None = None,
+    progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
 ) -> Checked:
     """Open a recording and decode every picture; never raises Refused.
 
     One problem is listed for each frame, besides those of the manifest and of the whole: no depth
-    in any picture. The arguments are those of :func:`protoscene.formats.load`.
+    in any picture. The arguments are those of :func:`protoscene.formats.load`;
+    ``progress("check", done, total)`` is called for every picture.
     """
     problems: list[Refused] = []
     summary = None
     with kept(problems):
         recording = open_recording(path, format, intrinsics, problems)
-        summary = _read_all(recording, problems)
+        summary = _read_all(recording, problems, progress)
     once = {str(problem): problem for problem in problems}  # a fault at the top hits every frame
     return Checked(list(once.values()), summary)
 
 
-def _read_all(recording: Recording, problems: list[Refused]) -> Summary | None:
+def _read_all(
+    recording: Recording, problems: list[Refused], progress: Callable[[str, int, int], None]
+) -> Summary | None:
     samples, n_pixels, n_returned, n_empty, n_read = [], 0, 0, 0, 0
     for index in range(len(recording.frames)):
+        progress("check", index, len(recording.frames))
         with kept(problems):
             depth = recording.view(index).depth
             returned = depth[depth > 0]

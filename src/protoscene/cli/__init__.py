@@ -19,11 +19,23 @@ from types import FrameType
 from typing import Any
 
 from protoscene import __version__
-from protoscene.cli.commands import COMMANDS, Command
+from protoscene.cli.commands import Check, Compose, Discover, Render, Score, View
+from protoscene.cli.options import Command
+from protoscene.cli.synthetic import Demo, Synth
 from protoscene.cli.terminal import complain
 from protoscene.errors import Failed, Refused
 
 DESCRIPTION = "Background, objects, tracks and prototypes from a posed RGB-D recording."
+COMMANDS: dict[str, Any] = {
+    "demo": Demo,
+    "check": Check,
+    "discover": Discover,
+    "compose": Compose,
+    "render": Render,
+    "score": Score,
+    "view": View,
+    "synth": Synth,
+}
 
 
 class _Terminated(BaseException):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from protoscene.cli.terminal import say, say_json, say_table
 
 if TYPE_CHECKING:
+    from protoscene.check import Summary
     from protoscene.scene import Scene
     from protoscene.score import ScoreCard
 
@@ -40,11 +41,47 @@ def say_scene(scene: Scene, folder: Path, as_json: bool) -> None:
     say_table(("object", "prototype", "", "size (m)", "instants", "score"), rows)
 
 
-def say_card(card: ScoreCard) -> None:
-    """The score, a row for each measure."""
-    from protoscene.score import table
+def say_card(card: ScoreCard, as_json: bool) -> None:
+    """The score, a row for each measure; the name of a section stands on its first row."""
+    if as_json:
+        say_json(card_as_dict(card))
+        return
+    from protoscene.score_table import readable
 
-    say_table(("", "measure", "value", "unit"), table(card))
+    rows, section = [], ""
+    for name, measure, value in readable(card):
+        rows.append(("" if name == section else name, measure, value))
+        section = name
+    say_table(("score", "measure", "value"), rows)
+
+
+def say_headlines(card: ScoreCard) -> None:
+    """The few measures to look at first, one a line."""
+    from protoscene.score_table import headlines
+
+    say_table(("score against the truth", ""), headlines(card))
+
+
+def card_as_dict(card: ScoreCard) -> dict[str, Any]:
+    from protoscene.score import as_dict
+
+    return as_dict(card)
+
+
+def say_summary(summary: Summary) -> None:
+    """What a recording holds, one fact a line."""
+    facts = {
+        "instants": f"{summary.instants}, {summary.first_time:g} to {summary.last_time:g} s",
+        "pictures": f"{summary.pictures} of {', '.join(summary.sizes)} pixels",
+        "cameras": ", ".join(summary.cameras),
+        "without depth": f"{summary.without_depth:.1%} of all pixels",
+    }
+    if summary.empty_depth_pictures:
+        facts["empty depth"] = f"{summary.empty_depth_pictures} pictures"
+    if summary.depth_percentiles:
+        low, middle, high = summary.depth_percentiles
+        facts["depth"] = f"{low:.2f} to {high:.2f} m (1 % to 99 %), median {middle:.2f} m"
+    say_table(("recording", ""), list(facts.items()))
 
 
 def _as_dict(scene: Scene, folder: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from protoscene.errors import printable
 
 LONGEST_LINE = 240
+LINE_SECONDS = 10
 
 Progress = Callable[[str, int, int], None]
 """(stage, done, total), called as work goes on."""
@@ -63,31 +65,40 @@ def _plain(value: Any) -> Any:
 
 @contextmanager
 def progress() -> Iterator[Progress]:
-    """A bar for each stage on a terminal, else a line for each."""
+    """A bar for each stage on a terminal; elsewhere a line for each, and one for every
+    ``LINE_SECONDS`` that it takes."""
     if sys.stderr.isatty():
         with _bars() as show:
             yield show
         return
-    seen: set[str] = set()
+    stage_now, said_at = "", 0.0
 
     def show_line(stage: str, done: int, total: int) -> None:
-        if stage not in seen:
-            seen.add(stage)
-            print(f"protoscene: {stage}", file=sys.stderr, flush=True)
+        nonlocal stage_now, said_at
+        now = time.monotonic()
+        if stage == stage_now and now < said_at + LINE_SECONDS:
+            return
+        share = f" {done}/{total}" if stage == stage_now else ""
+        print(f"protoscene: {stage}{share}", file=sys.stderr, flush=True)
+        stage_now, said_at = stage, now
 
     yield show_line
 
 
 @contextmanager
 def _bars() -> Iterator[Progress]:
-    import rich.progress
+    from rich import progress as bar
     from rich.console import Console
 
-    with rich.progress.Progress(console=Console(stderr=True), transient=True) as bars:
-        tasks: dict[str, rich.progress.TaskID] = {}
+    columns = [bar.TextColumn("{task.description}"), bar.BarColumn(), bar.MofNCompleteColumn(),
+               bar.TimeElapsedColumn()]  # fmt: skip
+    with bar.Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        tasks: dict[str, bar.TaskID] = {}
 
         def show(stage: str, done: int, total: int) -> None:
             if stage not in tasks:
+                for earlier in tasks.values():
+                    bars.stop_task(earlier)
                 tasks[stage] = bars.add_task(stage)
             bars.update(tasks[stage], completed=done, total=total)
 

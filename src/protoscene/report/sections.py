@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import math
 from itertools import groupby
 
 import numpy as np
@@ -16,12 +15,9 @@ from protoscene.report.pictures import LARGEST_COLOUR_DIFFERENCE, gradient
 from protoscene.report.strips import Crop, object_strips
 from protoscene.report.turntable import prototype_sides
 from protoscene.scene import Scene, SceneObject
-from protoscene.score import ScoreCard, table
+from protoscene.score import ScoreCard
+from protoscene.score_table import readable
 
-ACRONYMS = {
-    "iou": "IoU", "f1": "F1", "idf1": "IDF1", "ap25": "AP@.25", "ap50": "AP@.5", "psnr": "PSNR",
-    "25": "≥ .25", "50": "≥ .5",
-}  # fmt: skip
 MAX_OBJECTS = 60
 MAX_PROTOTYPES = 40
 
@@ -167,21 +163,21 @@ def prototypes(scene: Scene) -> str:
 def scores(card: ScoreCard) -> str:
     """The score card, a small table per section."""
     panels = []
-    for section, rows in groupby(table(card), key=lambda row: row[0]):
+    for section, rows in groupby(readable(card), key=lambda row: row[0]):
         lines = "".join(
-            f"<tr><td>{_words(name)}</td>"
-            f'<td class="value">{_number(value, unit)}</td>'
-            f'<td class="unit">{_text(unit)}</td></tr>'
-            for _, name, value, unit in rows
+            f'<tr><td>{_text(name)}</td><td class="value">{_text(value)}</td></tr>'
+            for _, name, value in rows
         )
-        panels.append(f'<div class="panel"><h3>{_words(section)}</h3><table>{lines}</table></div>')
+        panels.append(f'<div class="panel"><h3>{_text(section)}</h3><table>{lines}</table></div>')
     return _section("Scores", "Against the recording's truth.",
                     f'<div class="scores">{"".join(panels)}</div>')  # fmt: skip
 
 
 def footer(scene: Scene) -> str:
     """How the scene was made."""
-    made = [f"{_words(key)} {_text(value)}" for key, value in scene.made_by.items()]
+    made = [
+        f"{_text(key.replace('_', ' '))} {_text(value)}" for key, value in scene.made_by.items()
+    ]
     return f"<footer>{' · '.join(made)}</footer>" if made else ""
 
 
@@ -221,17 +217,3 @@ def _seconds(time: float) -> str:
 def _text(value: object) -> str:
     """``value`` as text and nothing else: no markup, no control characters, not long."""
     return html.escape(printable(str(value)))
-
-
-def _words(name: str) -> str:
-    words = [ACRONYMS.get(word, word) for word in name.split("_")]
-    text = " ".join(words)
-    return _text(text[:1].upper() + text[1:])
-
-
-def _number(value: float, unit: str) -> str:
-    if isinstance(value, int):
-        return str(value)
-    if math.isnan(value):
-        return "–"
-    return f"{value:.3g}" if unit else f"{value:.3f}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -41,8 +42,15 @@ TINY = SynthSettings(
 """For tests: made in about a second."""
 
 DEMO = SynthSettings(
-    seed=3, n_instants=16, n_cameras=3, width=224, height=168, n_moving=3, n_parked=2,
+    n_instants=16, n_cameras=3, width=224, height=168, n_moving=3, n_parked=2,
     kinds=("car", "robot", "crate"), motions=("smooth", "spin", "reverse"), area=4.0, n_heldout=1,
     noise_scale=0.25, colour_noise=0.0, reach_m=7.0, time_step=0.2,
 )  # fmt: skip
 """The recording that ``demo`` discovers."""
+
+NAMED: dict[str, Callable[[int], SynthSettings]] = {
+    **SUITE,
+    "tiny": lambda seed: replace(TINY, seed=seed),
+    "demo": lambda seed: replace(DEMO, seed=seed),
+}
+"""Every recording that has a name."""

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
-import shutil
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from protoscene.errors import Refused
+from protoscene.files import OutputLock, new_folder, write_file
 from protoscene.geometry import OPENCV_FROM_OPENGL, Camera
 from protoscene.synth.cameras import heldout_cameras, recording_cameras
 from protoscene.synth.layout import Actor, Layout, make_layout
@@ -19,46 +18,41 @@ from protoscene.synth.sensor import millimetres, noisy_colour, noisy_depth
 from protoscene.synth.settings import SynthSettings
 from protoscene.synth.world import World
 
+Progress = Callable[[str, int, int], None]
+"""(stage, done, total), called as work goes on."""
+
 VISIBLE_PIXELS = 30
 """Summed over the recording's cameras at one instant; fewer count as not visible."""
 GRID = {"origin": [-3.2, -3.2, -0.1], "voxel_size": 0.05, "shape": [32, 128, 128]}
 
 
-def write_recording(settings: SynthSettings, directory: str | Path) -> None:
+def write_recording(
+    settings: SynthSettings, directory: str | Path, progress: Progress | None = None
+) -> None:
     """Writes ``directory``/recording (noisy RGB-D, ``transforms`` layout), /heldout (other views,
     noiseless, with instances/NAME.png = object id + 1) and /truth.json.
 
-    The folder appears complete or not at all. Raises Refused where it exists and is not empty,
-    where MuJoCo or GL is missing, or where there is no room for the things.
+    The folder appears complete or not at all; ``progress(stage, done, total)`` is called as the
+    work goes on. Raises Refused where the folder exists or cannot be written, where MuJoCo or GL
+    is missing, or where there is no room for the things.
     """
     directory = Path(directory)
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise Refused(directory, "output", "exists", expected="a new or empty folder")
-    layout = make_layout(settings)
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
-    try:
-        partial.chmod(0o755)
-        _write_all(settings, layout, partial)
-        if directory.exists():
-            directory.rmdir()
-        partial.rename(directory)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+    with OutputLock(directory), new_folder(directory) as folder:
+        layout = make_layout(settings)
+        _write_all(settings, layout, folder, progress or (lambda stage, done, total: None))
 
 
-def _write_all(settings: SynthSettings, layout: Layout, folder: Path) -> None:
+def _write_all(settings: SynthSettings, layout: Layout, folder: Path, progress: Progress) -> None:
     cameras = recording_cameras(settings)
-    seen = np.zeros((settings.n_instants, len(layout.actors)), int)
+    n_actors = len(layout.actors)
     with World(layout, settings.width, settings.height) as world:
-        seen = _write_views(settings, world, cameras, folder / "recording", len(layout.actors))
+        seen = _write_views(settings, world, cameras, folder / "recording", n_actors, progress)
         if settings.n_heldout:
             heldout = heldout_cameras(settings, cameras)
             views = [[camera] * settings.n_instants for camera in heldout]
-            _write_heldout(settings, world, views, folder / "heldout")
+            _write_heldout(settings, world, views, folder / "heldout", progress)
     truth = _truth(settings, layout, seen)
-    (folder / "truth.json").write_text(json.dumps(truth, indent=1) + "\n")
+    _write_json(folder / "truth.json", truth)
 
 
 def _write_views(
@@ -67,6 +61,7 @@ def _write_views(
     cameras: list[list[Camera]],
     folder: Path,
     n_actors: int,
+    progress: Progress,
 ) -> np.ndarray:
     """Writes every camera's pictures; returns (instant, actor) counts of pixels that saw it."""
     seen = np.zeros((settings.n_instants, n_actors), int)
@@ -83,12 +78,17 @@ def _write_views(
                 colour = noisy_colour(colour, settings.colour_noise, rng)
             name = f"{c:02d}_{i:04d}.png"
             frames.append(_write_frame(folder, name, f"{c:02d}", time, views[i], colour, depth))
+        progress("draw recording", i + 1, settings.n_instants)
     _write_manifest(folder, cameras[0][0], frames)
     return seen
 
 
 def _write_heldout(
-    settings: SynthSettings, world: World, cameras: list[list[Camera]], folder: Path
+    settings: SynthSettings,
+    world: World,
+    cameras: list[list[Camera]],
+    folder: Path,
+    progress: Progress,
 ) -> None:
     frames = []
     for i, time in enumerate(settings.times):
@@ -99,6 +99,7 @@ def _write_heldout(
             name = f"h{c}_{i:04d}.png"
             frames.append(_write_frame(folder, name, f"h{c}", time, views[i], colour, depth))
             _write_png(folder / "instances" / name, (actors + 1).astype(np.uint16))
+        progress("draw held-out", i + 1, settings.n_instants)
     _write_manifest(folder, cameras[0][0], frames)
 
 
@@ -134,12 +135,18 @@ def _write_manifest(folder: Path, camera: Camera, frames: Sequence[dict[str, obj
         "depth_unit_scale_factor": 0.001,
         "frames": frames,
     }
-    (folder / "transforms.json").write_text(json.dumps(manifest, indent=1) + "\n")
+    _write_json(folder / "transforms.json", manifest)
 
 
 def _write_png(path: Path, picture: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture).save(path, compress_level=1)
+    encoded = io.BytesIO()
+    Image.fromarray(picture).save(encoded, "PNG", compress_level=1)
+    write_file(path, encoded.getvalue())
+
+
+def _write_json(path: Path, content: dict[str, object]) -> None:
+    write_file(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def _truth(settings: SynthSettings, layout: Layout, seen: np.ndarray) -> dict[str, object]:

@@ -1,0 +1,86 @@
+"""The demo: what is embedded, and what a user sees of ``protoscene demo``, run once."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import protoscene
+from protoscene.check import check
+from protoscene.synth import DEMO
+
+PACKAGE = Path(protoscene.__file__).parent
+EMBEDDED = PACKAGE / "demo"
+
+
+@dataclasses.dataclass
+class Run:
+    folder: Path
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The command in a process of its own, in which MuJoCo and every address are out of reach."""
+    folder = tmp_path_factory.mktemp("demo") / "out"
+    program = """
+import socket, sys
+sys.modules["mujoco"] = None
+def no_network(*_):
+    raise AssertionError("network")
+socket.create_connection = socket.getaddrinfo = no_network
+from protoscene.cli import main
+sys.exit(main(["demo", "-o", sys.argv[1]]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(folder)],
+        env={**os.environ, "PYTHONPATH": str(PACKAGE.parent)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return Run(folder, done.stdout, done.stderr)
+
+
+def test_what_is_embedded_is_small_and_good() -> None:
+    files = [path for path in EMBEDDED.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 3e6
+    assert {path.suffix for path in files} == {".png", ".json"}
+    checked = check(EMBEDDED / "recording")
+    assert checked.problems == [] and checked.summary is not None
+    assert checked.summary.pictures == DEMO.n_instants * DEMO.n_cameras
+    truth = json.loads((EMBEDDED / "truth.json").read_text())
+    assert {thing["kind"] for thing in truth["objects"]} == set(DEMO.kinds)
+
+
+def test_the_demo_writes_a_scene_and_a_page(demo: Run) -> None:
+    names = sorted(path.name for path in demo.folder.iterdir())
+    assert names == ["heldout", "recording", "report.html", "scene", "truth.json"]
+    assert (demo.folder / "report.html").stat().st_size > 100_000
+    assert [path.name for path in demo.folder.parent.iterdir()] == ["out"]
+
+
+def test_the_demo_finds_what_moves(demo: Run) -> None:
+    from protoscene.score import load_truth, score_objects
+    from protoscene.store import load_scene
+
+    scene, truth = load_scene(demo.folder / "scene"), load_truth(demo.folder / "truth.json")
+    card = score_objects(scene.objects, truth, scene.grid.voxel_size)
+    assert card.at_iou_50.moving_recall >= 0.97 and card.at_iou_50.precision >= 0.97
+    assert card.identity.purity >= 0.97
+
+
+def test_the_demo_says_what_it_did_and_where_the_page_is(demo: Run) -> None:
+    lines = demo.out.splitlines()
+    assert lines[0].startswith(f"{demo.folder / 'scene'}: 16 instants, ")
+    assert lines[-1].endswith(f": {demo.folder / 'report.html'}")
+    assert len(lines) <= 20 and "moving boxes found (IoU ≥ .5)" in demo.out
+    assert demo.err.startswith("protoscene: observe\n") and "warning" not in demo.err
