@@ -9,7 +9,14 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from protoscene.geometry import Grid
-from protoscene.observe import Progress, ViewStack, _noise, depth_noise, signed_distance
+from protoscene.observe import (
+    Progress,
+    ViewStack,
+    _noise,
+    depth_noise,
+    noise_scale,
+    signed_distance,
+)
 from protoscene.recording import Recording, View
 
 BINS = 36
@@ -21,7 +28,7 @@ MAX_INSTANTS = 240
 """Instants (evenly chosen) that vote on the background: what a byte can count."""
 NEW, SURE = 1, 2
 """What a pixel can be: before what stays; with nothing but clearly free voxels around its point."""
-MARGIN_M = 0.03
+MARGIN_M = 0.02
 """A pixel must lie this much (plus twice the sensor's noise) before the background to be new."""
 
 
@@ -114,7 +121,7 @@ def _interpolated(distance, origin, voxel, x, y, z):  # type: ignore[no-untyped-
 
 
 @numba.njit(cache=True, parallel=True)
-def _foreground(distance, origin, voxel, depth, pose, pinhole, margin):  # type: ignore[no-untyped-def]
+def _foreground(distance, origin, voxel, depth, pose, pinhole, margin, noise):  # type: ignore[no-untyped-def]
     out = np.zeros(depth.shape, dtype=np.uint8)
     n, height = depth.shape[:2]
     for k in numba.prange(n * height):
@@ -126,7 +133,8 @@ def _foreground(distance, origin, voxel, depth, pose, pinhole, margin):  # type:
                 continue
             # How free the point itself is, and the point as far behind it as the background must
             # be; where nobody ever saw behind it, it must itself float in free space.
-            far = margin + 2 * _noise(seen)
+            far = margin + 2 * noise * _noise(seen)
+            sure = min(2 * far, 0.8 * BEFORE * voxel)  # distances are told apart up to BEFORE
             clear, around, behind = np.nan, np.nan, np.nan
             for push in range(2):
                 at = seen + far * push
@@ -142,17 +150,19 @@ def _foreground(distance, origin, voxel, depth, pose, pinhole, margin):  # type:
                 else:
                     behind = value
             if behind > 0 or (np.isnan(behind) and clear > far):
-                out[view, row, column] = SURE if around > 2 * far else NEW
+                out[view, row, column] = SURE if around > sure else NEW
     return out
 
 
 @dataclass(frozen=True, eq=False)
 class Static:
     """What stays, as two witnesses that must agree: the surface in space, and for each camera
-    that never moves the depth its own pixels show (m, 0 where they mostly show none)."""
+    that never moves the depth its own pixels show (m, 0 where they mostly show none). ``noise`` is
+    the sensor's, as a multiple of ``depth_noise``."""
 
     surface: StaticSurface
     pixel_depth: dict[str, Float[np.ndarray, "h w"]]
+    noise: float
 
 
 HISTORY = 48
@@ -164,7 +174,8 @@ def estimate_background(
 ) -> Static:
     """The static surface over all instants, and the pixels' own depth where a camera is fixed."""
     surface = static_surface(recording, grid, progress)
-    return Static(surface, {n: _history(recording, f) for n, f in _fixed(recording).items()})
+    histories = {name: _history(recording, own) for name, own in _fixed(recording).items()}
+    return Static(surface, histories, noise_scale(recording))
 
 
 def _fixed(recording: Recording) -> dict[str, list[int]]:
@@ -198,21 +209,21 @@ def _history(recording: Recording, indices: list[int]) -> Float[np.ndarray, "h w
 
 
 def subtract(views: list[View], static: Static) -> list[UInt8[np.ndarray, "h w"]]:
-    """Per view, the pixels that lie before what stays, by 3 cm and twice the sensor's noise along
+    """Per view, the pixels that lie before what stays, by 2 cm and twice the sensor's noise along
     their ray (so that the lowest centimetres of a thing, close to the ground, are kept): 1, and 2
     where all voxels around the point itself are twice as far in free space; 0 elsewhere."""
     surface = static.surface
     stack = ViewStack.of(views)
     masks = _foreground(
         surface.distance, surface.grid.origin, surface.grid.voxel_size, stack.depth, stack.pose,
-        stack.pinhole, MARGIN_M,
+        stack.pinhole, MARGIN_M, static.noise,
     )  # fmt: skip
     result = []
     for i, view in enumerate(views):
         mask = masks[i, : view.camera.height, : view.camera.width]
         stays = static.pixel_depth.get(view.camera_name)
         if stays is not None:
-            margin = MARGIN_M + 2 * depth_noise(view.depth)
+            margin = MARGIN_M + 2 * static.noise * depth_noise(view.depth)
             mask = np.where((stays == 0) | (view.depth < stays - margin), mask, 0)
         result.append(np.where(_without_specks(mask > 0), mask, 0).astype(np.uint8))
     return result

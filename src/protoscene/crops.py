@@ -24,7 +24,8 @@ class Crops:
     flat ``depth`` (m), ``label`` and ``colour`` arrays; ``pose`` camera_from_world (c, 3, 4) and
     ``pinhole`` fx fy cx cy width height (c, 6). Instants count the thing's own instants 0..n-1.
     ``points[start[i]:start[i + 1]]`` are instant i's own pixels as world points (at most a fixed
-    number, evenly chosen), with ``point_colour`` in [0, 1].
+    number, evenly chosen), with ``point_colour`` in [0, 1]. ``noise`` is the sensor's, as a multiple
+    of ``depth_noise``.
     """
 
     window: Int[np.ndarray, "c 6"]
@@ -36,6 +37,7 @@ class Crops:
     start: Int[np.ndarray, " i1"]
     points: Float[np.ndarray, "p 3"]
     point_colour: Float[np.ndarray, "p 3"]
+    noise: float
 
     @property
     def n_instants(self) -> int:
@@ -53,15 +55,18 @@ POINTS = 1200
 """Own pixels of an instant that take part in its registration."""
 
 
-def cut(recording: Recording, trails: list[Trail], others: list[list[Blob]]) -> list[Crops]:
-    """The pictures around each trail's blobs; ``others[i]`` are all blobs of instant i."""
+def cut(
+    recording: Recording, trails: list[Trail], others: list[list[Blob]], noise: float
+) -> list[Crops]:
+    """The pictures around each trail's blobs; ``others[i]`` are all blobs of instant i, ``noise``
+    the sensor's (see :class:`Crops`)."""
     pieces: list[list[tuple]] = [[] for _ in trails]
     for instant in sorted({i for t in trails for i in t.blobs}):
         views = list(recording.views(instant))
         for trail, own in zip(trails, pieces, strict=True):
             if instant in trail.blobs:
                 own.append(_cut_instant(views, trail.blobs[instant], others[instant]))
-    return [_flatten(p) for p in pieces]
+    return [_flatten(p, noise) for p in pieces]
 
 
 def _cut_instant(views: list[View], blob: Blob, others: list[Blob]) -> tuple:
@@ -90,7 +95,7 @@ def _cut_instant(views: list[View], blob: Blob, others: list[Blob]) -> tuple:
     return crops, blob.points[chosen], blob.colours[chosen] / 255.0
 
 
-def _flatten(pieces: list[tuple]) -> Crops:
+def _flatten(pieces: list[tuple], noise: float) -> Crops:
     window, cameras, labels, depths, colours, offset = [], [], [], [], [], 0
     for i, (crops, _, _) in enumerate(pieces):
         for view, first, label, depth, colour in crops:
@@ -105,5 +110,5 @@ def _flatten(pieces: list[tuple]) -> Crops:
     return Crops(
         np.array(window), pose, pinhole, np.concatenate(depths), np.concatenate(labels),
         np.concatenate(colours), start, np.concatenate([p[1] for p in pieces]),
-        np.concatenate([p[2] for p in pieces]),
+        np.concatenate([p[2] for p in pieces]), noise,
     )  # fmt: skip

@@ -45,7 +45,7 @@ def discover(
     static = estimate_background(recording, grid, progress)
     blobs = _propose_all(recording, static, progress)
     trails = merge_fragments(follow(blobs, recording.times), grid.voxel_size)
-    things = start(recording, trails, blobs, progress)
+    things = start(recording, trails, blobs, static.noise, progress)
     background = backdrop(recording, evidence, static)
 
     kept = [t for t in things if t.score >= KEEP_SCORE]

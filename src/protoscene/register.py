@@ -37,18 +37,18 @@ class Model:
         points = self.grid.centres()[on]
         return points[:: max(1, len(points) // limit)]
 
-    def middle(self) -> Float[np.ndarray, "3"]:
-        """Middle of the surface's bounds (2–98 %), own frame."""
+    def bounds(self) -> Float[np.ndarray, "2 3"]:
+        """Lower and upper corner (2–98 %) of the surface, own frame; zeros without a surface."""
         surface = self.surface()
         if len(surface) == 0:
-            return np.zeros(3)
-        return np.quantile(surface, [0.02, 0.98], axis=0).mean(axis=0)
+            return np.zeros((2, 3))
+        return np.quantile(surface, [0.02, 0.98], axis=0)
 
 
 @numba.njit(cache=True, parallel=True)
 def _fuse(  # type: ignore[no-untyped-def]
     origin, voxel, shape, poses, chosen, window, pose, pinhole, depth, label, colour, truncation,
-    total, votes, colours, coloured,
+    noise, total, votes, colours, coloured,
 ):  # fmt: skip
     """Add the crops of the ``chosen`` instants to the sums of a canonical volume."""
     nz, ny, nx = shape
@@ -97,7 +97,7 @@ def _fuse(  # type: ignore[no-untyped-def]
                         coloured[iz, iy, ix] += 1.0
                         for channel in range(3):
                             colours[iz, iy, ix, channel] += colour[pixel, channel] / 255.0
-                elif before > 2 * _noise(seen):  # seen through: free there
+                elif before > 2 * noise * _noise(seen):  # seen through: free there
                     total[iz, iy, ix] += truncation
                     votes[iz, iy, ix] += 1.0
 
@@ -117,8 +117,8 @@ class Fusion:
         crops, grid = self.crops, self.grid
         _fuse(
             grid.origin, grid.voxel_size, grid.shape, poses, chosen, crops.window, crops.pose,
-            crops.pinhole, crops.depth, crops.label, crops.colour, self.truncation, self._total,
-            self._votes, self._colours, self._coloured,
+            crops.pinhole, crops.depth, crops.label, crops.colour, self.truncation, crops.noise,
+            self._total, self._votes, self._colours, self._coloured,
         )  # fmt: skip
         return self
 
@@ -202,7 +202,7 @@ def _gauss_newton(distance, votes, origin, voxel, points, start, steps, huber, f
 @numba.njit(cache=True)
 def _misfit(  # type: ignore[no-untyped-def]
     distance, votes, colour, coloured, origin, voxel, truncation, surface, points, point_colour,
-    crops, window, pose, pinhole, depth, current,
+    crops, window, pose, pinhole, depth, noise, current,
 ):  # fmt: skip
     """(mean truncated |distance| share, colour difference, share of the model seen through)."""
     cos, sin = np.cos(current[3]), np.sin(current[3])
@@ -231,7 +231,7 @@ def _misfit(  # type: ignore[no-untyped-def]
             if row < 0 or column < 0 or row >= window[c, 3] or column >= window[c, 4]:
                 continue
             seen = depth[window[c, 5] + row * window[c, 4] + column]
-            margin = 1.5 * voxel + 2 * _noise(at)
+            margin = 1.5 * voxel + 2 * noise * _noise(at)
             if seen > at + margin:
                 through += 1
             elif seen > at - margin:
@@ -251,7 +251,7 @@ def misfit(
         model.distance, model.votes, model.colour, model.coloured, model.grid.origin,
         model.grid.voxel_size, model.truncation, surface, crops.points[chosen],
         crops.point_colour[chosen], crops.of(i), crops.window, crops.pose, crops.pinhole,
-        crops.depth, pose,
+        crops.depth, crops.noise, pose,
     )  # fmt: skip
 
 

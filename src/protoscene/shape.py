@@ -18,9 +18,11 @@ EDGE = 0.0005
 """Share of the surface left outside of the box at each side: noise."""
 PIECE = 0.05
 """A piece apart from the rest counts if its surface is at least this share of the largest's."""
-REST_GAP_M, REST_GAP = 0.08, 0.5
+REST_GAP_M, REST_GAP = 0.08, 1.0
 """What was seen down to less than this (m, or this share of its height) above the ground stands on
 it: the lowest centimetres look like ground, and thin legs are lost."""
+MOSTLY_FREE = 0.6
+"""A section of which this share is seen free is outside of the thing."""
 PROTOTYPE_VOXELS = 64
 """Voxels along a prototype's longest side, unless pixels are coarser."""
 
@@ -102,7 +104,8 @@ def measure(
     model: Model, crops: Crops, poses: Float[np.ndarray, "i 4"]
 ) -> tuple[np.ndarray, float, np.ndarray]:
     """(middle, yaw, dims) of the box in the model's frame: the rectangle of least area around the
-    surface seen from above, from the ground it stands on to its top."""
+    surface seen from above, grown at sides that nobody saw, from the ground it stands on to its
+    top."""
     points = surface_points(model)
     middle, yaw, extents = closest_box(points[:, :2], EDGE)
     bottom, top = np.quantile(points[:, 2], [EDGE, 1 - EDGE])
@@ -111,7 +114,45 @@ def measure(
     if ground is not None and bottom - ground < max(REST_GAP_M, REST_GAP * (top - bottom)):
         bottom = ground
     dims[2] = top - bottom
-    return np.array([*middle, (bottom + top) / 2]), yaw, dims
+    centre = np.array([*middle, (bottom + top) / 2])
+    grown = _unseen(model, centre, yaw, dims)
+    centre += rotation_from_yaw(yaw) @ np.array([*(grown[1] - grown[0]) / 2, 0])
+    dims[:2] += grown.sum(axis=0)
+    return centre, yaw, dims
+
+
+def _unseen(
+    model: Model, centre: Float[np.ndarray, "3"], yaw: float, dims: Float[np.ndarray, "3"]
+) -> Float[np.ndarray, "2 2"]:
+    """How much (m) to grow the box at its lower and upper side along its own x and y.
+
+    Nobody saw a side if most of the space right before it is unknown. The thing ends somewhere
+    between what was seen of it and the first parallel section that is mostly free; what was seen
+    is mostly right, as tops show their edges: a third of the way is taken.
+    """
+    turn, grown = rotation_from_yaw(yaw), np.zeros((2, 2))
+    for axis in range(2):
+        steps = np.arange(0.5, 0.5 * dims[axis] / model.grid.voxel_size) * model.grid.voxel_size
+        across = np.linspace(-0.4, 0.4, 9) * dims[1 - axis]
+        height = np.linspace(-0.4, 0.4, 7) * dims[2]
+        for side in range(2):
+            own = np.zeros((len(steps), 9, 7, 3))
+            own[..., axis] = (2 * side - 1) * (dims[axis] / 2 + steps)[:, None, None]
+            own[..., 1 - axis], own[..., 2] = across[:, None], height
+            free = _is_free(model, own @ turn.T + centre).mean(axis=(1, 2))
+            if len(free) and free[0] < MOSTLY_FREE:
+                grown[side, axis] = steps[np.argmax(free >= MOSTLY_FREE)] / 3
+                if free.max() < MOSTLY_FREE:
+                    grown[side, axis] = steps[-1] / 3
+    return grown
+
+
+def _is_free(model: Model, points: Float[np.ndarray, "*n 3"]) -> Bool[np.ndarray, "*n"]:
+    """Whether own-frame points lie in voxels seen free; outside of the grid everything is."""
+    index = np.floor(model.grid.voxel_from_world(points)).astype(int)[..., ::-1]
+    inside = ((index >= 0) & (index < model.grid.shape)).all(axis=-1)
+    index = tuple(np.moveaxis(index.clip(0, np.array(model.grid.shape) - 1), -1, 0))
+    return ~inside | ((model.votes[index] > 0) & (model.distance[index] > 0))
 
 
 def _nose_forward(poses: Float[np.ndarray, "i 4"], instants: list[int]) -> bool:

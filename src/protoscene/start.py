@@ -12,6 +12,7 @@ from protoscene.crops import Crops, cut
 from protoscene.follow import Trail
 from protoscene.geometry import Grid, centred_grid
 from protoscene.observe import Progress
+from protoscene.pieces import absorb, pieces_of, take
 from protoscene.propose import Blob
 from protoscene.recording import Recording
 from protoscene.register import Fusion, Model, descend, misfit, search, total_misfit
@@ -41,20 +42,52 @@ def start(
     recording: Recording,
     trails: list[Trail],
     blobs: list[list[Blob]],
+    noise: float,
     progress: Progress = lambda stage, done, total: None,
 ) -> list[Thing]:
-    """One thing per trail that was seen often enough; ``blobs[i]`` are all blobs of instant i."""
-    trails = [t for t in trails if len(t.blobs) >= MIN_INSTANTS]
-    things = []
-    for k, (trail, crops) in enumerate(zip(trails, cut(recording, trails, blobs), strict=True)):
-        things.append(_start_one(trail, crops, recording))
-        progress("register", k + 1, len(trails))
+    """The things that the trails show, best score first; ``blobs[i]`` are all blobs of instant i,
+    ``noise`` the sensor's as a multiple of ``depth_noise``.
+
+    The trail with most pixels is registered first and takes in the pieces that go with it; then
+    the next of those left.
+    """
+    left = [t for t in trails if len(t.blobs) >= MIN_INSTANTS]
+    left.sort(key=lambda t: -sum(a.n_pixels for a in t.seen.values()))
+    things, total = [], len(left)
+    while left:
+        trail, *left = left
+        trail, left, crops, poses, model = _register_whole(trail, left, recording, blobs, noise)
+        things.append(_finish(trail, crops, poses, model, recording))
+        progress("register", total - len(left), total)
     return sorted(things, key=lambda t: (-t.score, t.instants))
 
 
-def _start_one(trail: Trail, crops: Crops, recording: Recording) -> Thing:
+def _register_whole(
+    trail: Trail, others: list[Trail], recording: Recording, blobs: list[list[Blob]], noise: float
+) -> tuple[Trail, list[Trail], Crops, Float[np.ndarray, "i 4"], Model]:
+    """Register a trail, take in what of the others are pieces of it, and register again, twice at
+    most; returns it with what is left of the others."""
+    for _ in range(2):
+        (crops,) = cut(recording, [trail], blobs, noise)
+        poses, model = register(trail, crops, recording)
+        slack = 2 * model.grid.voxel_size
+        taken = [pieces_of(t, trail, poses, model, slack) for t in others]
+        if not any(taken):
+            break
+        for other, instants in zip(others, taken, strict=True):
+            trail = absorb(trail, take(other, instants))
+        others = [take(t, set(t.seen) - own) for t, own in zip(others, taken, strict=True)]
+        others = [t for t in others if len(t.seen) >= MIN_INSTANTS]
+    else:
+        (crops,) = cut(recording, [trail], blobs, noise)
+        poses, model = register(trail, crops, recording)
+    return trail, others, crops, poses, model
+
+
+def _finish(
+    trail: Trail, crops: Crops, poses: Float[np.ndarray, "i 4"], model: Model, recording: Recording
+) -> Thing:
     instants = sorted(trail.blobs)
-    poses, model = register(trail, crops, recording)
     surface = model.surface()
     n = len(instants)
     misfits = np.array([total_misfit(misfit(model, surface, crops, k, poses[k])) for k in range(n)])
@@ -113,7 +146,7 @@ def register(
         moved = poses[near].copy()
         moved[:3] += seen[k].centre - seen[near].centre
         model = fusion.model()
-        poses[k] = search(model, crops, k, [moved], model.middle(), seen[k].centre)
+        poses[k] = search(model, crops, k, [moved], model.bounds().mean(axis=0), seen[k].centre)
         joined[k] = True
         fusion.add(poses, np.arange(len(instants)) == k)
     model = fusion.model()
