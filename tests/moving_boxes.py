@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from protoscene.geometry import Camera, look_at, rotation_from_yaw
+from protoscene.propose import Blob
 from protoscene.recording import Frame, Recording, View
 
 FLOOR = -1
@@ -115,3 +116,33 @@ def holes(share: float, seed: int = 0) -> Callable[[np.ndarray], np.ndarray]:
     """Takes that share of the pixels away, others in every picture."""
     rng = np.random.default_rng(seed)
     return lambda depth: np.where(rng.random(depth.shape) < share, 0, depth).astype(np.float32)
+
+
+CART_DIMS = (0.5, 0.3, 0.36)
+
+
+def cart(x: float, y: float, yaw: float, thing: int = 1) -> list[Box]:
+    """A thing of two boxes that no turn and no mirror leaves alike, standing on the floor: the
+    middle of its bounds is above ``x y`` and its box is ``CART_DIMS``."""
+    parts = [((0.0, 0.0, 0.1), (0.5, 0.3, 0.2), (200, 60, 40)),
+             ((-0.13, 0.03, 0.28), (0.18, 0.2, 0.16), (60, 160, 70))]  # fmt: skip
+    turn = rotation_from_yaw(yaw)
+    boxes = []
+    for middle, dims, colour in parts:
+        cx, cy, cz = turn @ np.array(middle) + [x, y, 0]
+        boxes.append(Box((cx, cy, cz), dims, yaw, colour, thing))
+    return boxes
+
+
+def true_blobs(instant: int, views: Sequence[View], things: Sequence[np.ndarray]) -> list[Blob]:
+    """A blob of each thing above 0 that is seen, of all its pixels."""
+    blobs = []
+    for number in sorted({int(k) for t in things for k in np.unique(t) if k > 0}):
+        pixels, points, colours = [], [], []
+        for v, (view, thing) in enumerate(zip(views, things, strict=True)):
+            own = np.argwhere((thing == number) & (view.depth > 0))
+            pixels.append(np.insert(own, 0, v, axis=1))
+            points.append(view.camera.unproject(view.depth)[tuple(own.T)])
+            colours.append(view.colour[tuple(own.T)])
+        blobs.append(Blob(instant, *map(np.concatenate, (pixels, points, colours))))
+    return blobs

@@ -25,8 +25,8 @@ def pieces_of(
     ``poses`` (x y z yaw, one per own instant) with ``model``. ``slack`` in metres.
 
     It is where it is small and its middle lies within the model's bounds or below them. It is at every instant,
-    also where the whole was not seen, if its middle lies there most of the time, or if the middle keeps its
-    place beside the model in the thing's own frame while the thing moves or turns.
+    also where the whole was not seen, if its middle lies there most of the time, or keeps its height
+    and distance beside the thing while that moves (its yaw may be uncertain).
     """
     order = sorted(whole.seen)
     common = [k for k, i in enumerate(order) if i in trail.seen]
@@ -49,11 +49,13 @@ def _goes_along(
     own: Float[np.ndarray, "n 3"], poses: Float[np.ndarray, "n 4"], lower: Float[np.ndarray, "3"],
     upper: Float[np.ndarray, "3"], reach: float,
 ) -> bool:  # fmt: skip
-    """Whether these own-frame positions stay together, near the bounds, while the thing moves."""
+    """Whether these own-frame positions keep their height and distance from the axis, near the
+    bounds, while the thing moves."""
     middle = np.median(own, axis=0)
     beside = np.maximum(np.maximum(lower - middle, middle - upper), 0).max()
-    strays = np.linalg.norm(own - middle, axis=1)
-    moves = np.ptp(poses[:, :2], axis=0).max() > 0.2 or np.ptp(np.unwrap(poses[:, 3])) > 0.5
+    apart = np.stack([np.hypot(own[:, 0], own[:, 1]), own[:, 2]], axis=1)
+    strays = np.abs(apart - np.median(apart, axis=0)).max(axis=1)
+    moves = np.ptp(poses[:, :2], axis=0).max() > 0.2
     near = beside < 0.5 * float(np.linalg.norm(upper - lower))
     return bool(near and moves and np.quantile(strays, MOST) < reach)
 

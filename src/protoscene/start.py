@@ -10,7 +10,7 @@ from torch import Tensor
 
 from protoscene.crops import Crops, cut
 from protoscene.follow import Trail
-from protoscene.geometry import Grid, centred_grid
+from protoscene.geometry import Grid, centred_grid, wrap_angle
 from protoscene.observe import Progress
 from protoscene.pieces import absorb, pieces_of, take
 from protoscene.propose import Blob
@@ -142,16 +142,48 @@ def register(
     fusion = Fusion(crops, grid, truncation).add(poses, joined)
     times = np.array([recording.times[i] for i in instants])
     for k in np.argsort(np.abs(times - times[first]), kind="stable")[1:]:
-        near = int(np.nonzero(joined)[0][np.argmin(np.abs(times[joined] - times[k]))])
+        near, *before = np.nonzero(joined)[0][np.argsort(np.abs(times[joined] - times[k]))]
         moved = poses[near].copy()
         moved[:3] += seen[k].centre - seen[near].centre
+        guesses = [moved, poses[near]]
+        if before:
+            guesses.append(_on_line(times[k], times[[near, before[0]]], poses[[near, before[0]]]))
         model = fusion.model()
-        poses[k] = search(model, crops, k, [moved], model.bounds().mean(axis=0), seen[k].centre)
+        poses[k] = search(model, crops, k, guesses, model.bounds().mean(axis=0), seen[k].centre)
         joined[k] = True
         fusion.add(poses, np.arange(len(instants)) == k)
     model = fusion.model()
     for _ in range(ROUNDS):
         for k in range(len(instants)):
             poses[k] = descend(model, crops, k, poses[k], 4)
+        _sweep(model, crops, times, poses)
         model = Fusion(crops, grid, truncation).add(poses, joined).model()
     return poses, model
+
+
+def _sweep(model: Model, crops: Crops, times: np.ndarray, poses: Float[np.ndarray, "i 4"]) -> None:
+    """Offer each instant, there and back, the poses that its neighbours lead to, and take (in
+    place) the one that fits best: one instant that was found right puts the next ones right."""
+    n, surface = len(times), model.surface()
+    costs = [total_misfit(misfit(model, surface, crops, k, poses[k])) for k in range(n)]
+    for order, step in ((range(1, n), -1), (range(n - 2, -1, -1), 1)):
+        for k in order:
+            pairs = [(k + step, k + 2 * step), (k - 1, k + 1)]
+            for pair in pairs:
+                if min(pair) < 0 or max(pair) >= n:
+                    continue
+                line = _on_line(times[k], times[list(pair)], poses[list(pair)])
+                pose = descend(model, crops, k, line, 8)
+                cost = total_misfit(misfit(model, surface, crops, k, pose))
+                if cost < costs[k] - 1e-3:
+                    poses[k], costs[k] = pose, cost
+
+
+def _on_line(
+    time: float, times: Float[np.ndarray, "2"], poses: Float[np.ndarray, "2 4"]
+) -> Float[np.ndarray, "4"]:
+    """The pose at ``time`` of constant velocity through two poses, yaw the short way round."""
+    share = (time - times[0]) / (times[1] - times[0])
+    change = poses[1] - poses[0]
+    change[3] = wrap_angle(change[3])
+    return poses[0] + share * change
