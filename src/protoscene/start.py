@@ -141,7 +141,7 @@ def register(
     joined[first] = True
     fusion = Fusion(crops, grid, truncation).add(poses, joined)
     times = np.array([recording.times[i] for i in instants])
-    for k in np.argsort(np.abs(times - times[first]), kind="stable")[1:]:
+    for k in np.argsort(np.abs(times - times[first]), kind="stable")[1:].tolist():
         near, *before = np.nonzero(joined)[0][np.argsort(np.abs(times[joined] - times[k]))]
         moved = poses[near].copy()
         moved[:3] += seen[k].centre - seen[near].centre
