@@ -21,6 +21,10 @@ check: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_layout.py
 
+# The picture of the README: the page of the demo, seen in chromium.
+docs: demo
+	$(BIN)/python docs/picture.py out/demo/report.html docs/demo.png
+
 # The recording that comes with protoscene. Whoever changes its settings runs this and commits it.
 demo-data: $(INSTALLED)
 	rm -rf src/protoscene/demo

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from moving_boxes import Box, record, ring
-from protoscene import discover as discovery
 from protoscene import memory
 from protoscene.discover import discover, memory_plan
 from protoscene.errors import Refused
@@ -67,7 +66,9 @@ def test_discover_asks_before_it_takes(
     recording: Recording, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "available_bytes", lambda: GIB // 4)
-    monkeypatch.setattr(discovery, "observe", lambda *_: pytest.fail("memory was taken"))
+    monkeypatch.setattr(
+        sys.modules["protoscene.discover"], "observe", lambda *_: pytest.fail("memory was taken")
+    )
     with pytest.raises(Refused, match=r"memory: GiB: needs .*--voxel-size.*got 0\.2 available"):
         discover(recording)
 

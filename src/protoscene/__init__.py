@@ -6,6 +6,8 @@ Names are resolved on first use, so that ``import protoscene`` and ``--help`` st
 from __future__ import annotations
 
 import importlib
+import sys
+from types import ModuleType
 from typing import Any
 
 __version__ = "0.1.0"
@@ -13,6 +15,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Camera": "geometry",
     "Grid": "geometry",
+    "look_at": "geometry",
     "Volume": "volume",
     "Evidence": "volume",
     "Recording": "recording",
@@ -35,3 +38,16 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'protoscene' has no attribute {name!r}")
     return getattr(importlib.import_module(f"protoscene.{_HOME[name]}"), name)
+
+
+class _Package(ModuleType):
+    """Python sets every imported submodule as an attribute of its package. Where one has the name
+    of its function (``compose``), ``protoscene.compose`` stays the function."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, ModuleType) and _HOME.get(name) == name:
+            value = getattr(value, name)
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
