@@ -28,7 +28,7 @@ MAX_INSTANTS = 240
 """Instants (evenly chosen) that vote on the background: what a byte can count."""
 NEW, SURE = 1, 2
 """What a pixel can be: before what stays; with nothing but clearly free voxels around its point."""
-MARGIN_M = 0.02
+MARGIN_M = 0.01
 """A pixel must lie this much (plus twice the sensor's noise) before the background to be new."""
 
 
@@ -133,8 +133,10 @@ def _foreground(distance, origin, voxel, depth, pose, pinhole, margin, noise):  
                 continue
             # How free the point itself is, and the point as far behind it as the background must
             # be; where nobody ever saw behind it, it must itself float in free space.
-            far = margin + 2 * noise * _noise(seen)
-            sure = min(2 * far, 0.8 * BEFORE * voxel)  # distances are told apart up to BEFORE
+            far = margin + 1.5 * noise * _noise(seen)
+            sure = min(
+                0.04 + 4 * noise * _noise(seen), 0.8 * BEFORE * voxel
+            )  # distances are told apart up to BEFORE
             clear, around, behind = np.nan, np.nan, np.nan
             for push in range(2):
                 at = seen + far * push
@@ -223,7 +225,7 @@ def subtract(views: list[View], static: Static) -> list[UInt8[np.ndarray, "h w"]
         mask = masks[i, : view.camera.height, : view.camera.width]
         stays = static.pixel_depth.get(view.camera_name)
         if stays is not None:
-            margin = MARGIN_M + 2 * static.noise * depth_noise(view.depth)
+            margin = MARGIN_M + 1.5 * static.noise * depth_noise(view.depth)
             mask = np.where((stays == 0) | (view.depth < stays - margin), mask, 0)
         result.append(np.where(_without_specks(mask > 0), mask, 0).astype(np.uint8))
     return result

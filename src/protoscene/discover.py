@@ -44,7 +44,7 @@ def discover(
     evidence = observe(recording, grid, progress)
     static = estimate_background(recording, grid, progress)
     blobs = _propose_all(recording, static, progress)
-    trails = merge_fragments(follow(blobs, recording.times), grid.voxel_size)
+    trails = merge_fragments(follow(blobs, recording.times))
     things = start(recording, trails, blobs, static.noise, progress)
     background = backdrop(recording, evidence, static)
 

@@ -18,6 +18,9 @@ SIZE_COST = 3.0
 """Cost of the greatest difference in size (half of a thing may be hidden)."""
 ABSENCE_COST = 2.0
 """Cost of having been away for long."""
+FRAGMENT_GAP, FRAGMENT_STRAY, FRAGMENT_STRAY_M = 0.6, 0.2, 0.08
+"""Pieces of a thing: apart by less than this share of their mean size, at a distance that varies by
+less than this share of it and these metres."""
 NEW_COST = 8.0
 """A blob that costs more than this on every trail begins a new one."""
 
@@ -165,14 +168,13 @@ def part(blob: Blob, centres: Float[np.ndarray, "k 3"]) -> list[Blob]:
     return [p for p in parts if len(p.points) >= 5]
 
 
-def merge_fragments(trails: list[Trail], cell: float) -> list[Trail]:
-    """Join trails that are pieces of one thing: whenever both are seen they nearly touch (their
-    bounds are less than two ``cell`` apart) at a constant distance, and they are seen together
-    most of the time."""
+def merge_fragments(trails: list[Trail]) -> list[Trail]:
+    """Join trails that are pieces of one thing: near each other, and at a constant distance while
+    they move (nothing is asked of its direction: things turn)."""
     trails = sorted(trails, key=lambda t: -sum(a.n_pixels for a in t.seen.values()))
     kept: list[Trail] = []
     for trail in trails:
-        host = next((k for k in kept if _moves_with(trail, k, cell)), None)
+        host = next((k for k in kept if _moves_with(trail, k)), None)
         if host is None:
             kept.append(trail)
             continue
@@ -183,18 +185,21 @@ def merge_fragments(trails: list[Trail], cell: float) -> list[Trail]:
     return kept
 
 
-def _moves_with(piece: Trail, whole: Trail, cell: float) -> bool:
+def _moves_with(piece: Trail, whole: Trail) -> bool:
     common = sorted(set(piece.seen) & set(whole.seen))
-    if len(common) < max(3, 0.6 * len(piece.seen)):
+    if len(common) < max(4, 0.6 * len(piece.seen)):
         return False
-    gaps, distances = [], []
-    for i in common:
-        a, b = piece.blobs[i].bounds, whole.blobs[i].bounds
-        gaps.append(np.maximum(np.maximum(a[0] - b[1], b[0] - a[1]), 0).max())
-        distances.append(np.linalg.norm(piece.seen[i].centre - whole.seen[i].centre))
-    moved = np.ptp([whole.seen[i].centre for i in common], axis=0).max()
-    return bool(
-        np.quantile(gaps, 0.8) < 2 * cell
-        and moved > 4 * cell
-        and np.std(distances) < max(0.15 * float(whole.size[0]), cell)
-    )
+    size = float(piece.size[0] + whole.size[0]) / 2
+    one, other = ([t.seen[i] for i in common] for t in (piece, whole))
+    apart = np.stack([a.centre - b.centre for a, b in zip(one, other, strict=True)])
+    reach = np.stack([(a.extent + b.extent) / 2 for a, b in zip(one, other, strict=True)])
+    gaps = np.maximum(np.abs(apart) - reach, 0)
+    near = gaps[:, :2].max(axis=1) < FRAGMENT_GAP * size
+    near &= gaps[:, 2] < float(piece.size[1] + whole.size[1])
+    path = np.linalg.norm(np.diff([b.centre[:2] for b in other], axis=0), axis=1)
+    moving = np.concatenate([[False], path > 0.1 * size])
+    if near.mean() < 0.8 or moving.sum() < 3 or path.sum() < 1.5 * size:
+        return False
+    distance = np.linalg.norm(apart[moving, :2], axis=1)
+    strays = np.abs(distance - np.median(distance))
+    return bool(np.quantile(strays, 0.8) < min(FRAGMENT_STRAY * size, FRAGMENT_STRAY_M))

@@ -1,5 +1,4 @@
-"""Which blobs are pieces of a registered thing: seen apart from the rest, but where it is, or going
-where it goes."""
+"""Which blobs are pieces of a registered thing: seen apart from the rest, but where it is."""
 
 from __future__ import annotations
 
@@ -25,8 +24,7 @@ def pieces_of(
     ``poses`` (x y z yaw, one per own instant) with ``model``. ``slack`` in metres.
 
     It is where it is small and its middle lies within the model's bounds or below them. It is at every instant,
-    also where the whole was not seen, if its middle lies there most of the time, or keeps its height
-    and distance beside the thing while that moves (its yaw may be uncertain).
+    also where the whole was not seen, if its middle lies there most of the time.
     """
     order = sorted(whole.seen)
     common = [k for k, i in enumerate(order) if i in trail.seen]
@@ -39,25 +37,10 @@ def pieces_of(
     inside = ((own > lower - reach) & (own < upper + reach))[:, :2].all(axis=1)
     inside &= own[:, 2] < upper[2] + reach
     often = len(common) >= max(3, 0.4 * len(trail.seen))
-    if often and (inside.mean() >= MOST or _goes_along(own, poses[common], lower, upper, reach)):
+    if often and inside.mean() >= MOST:
         return set(trail.seen)
     small = [trail.seen[order[k]].n_pixels < SMALL * whole.seen[order[k]].n_pixels for k in common]
     return {order[k] for k, *yes in zip(common, inside, small, strict=True) if all(yes)}
-
-
-def _goes_along(
-    own: Float[np.ndarray, "n 3"], poses: Float[np.ndarray, "n 4"], lower: Float[np.ndarray, "3"],
-    upper: Float[np.ndarray, "3"], reach: float,
-) -> bool:  # fmt: skip
-    """Whether these own-frame positions keep their height and distance from the axis, near the
-    bounds, while the thing moves."""
-    middle = np.median(own, axis=0)
-    beside = np.maximum(np.maximum(lower - middle, middle - upper), 0).max()
-    apart = np.stack([np.hypot(own[:, 0], own[:, 1]), own[:, 2]], axis=1)
-    strays = np.abs(apart - np.median(apart, axis=0)).max(axis=1)
-    moves = np.ptp(poses[:, :2], axis=0).max() > 0.2
-    near = beside < 0.5 * float(np.linalg.norm(upper - lower))
-    return bool(near and moves and np.quantile(strays, MOST) < reach)
 
 
 def take(trail: Trail, instants: set[int]) -> Trail:
