@@ -22,7 +22,9 @@ from PIL import Image
 
 import protoscene
 from protoscene import cli
-from protoscene.cli import COMMANDS, commands, terminal
+from protoscene.cli import commands, terminal
+from protoscene.cli.command_line import COMMANDS
+from protoscene.cli.interrupts import Interrupted
 from protoscene.errors import Failed, Refused
 from protoscene.files import OutputLock
 from protoscene.scene import Scene
@@ -178,7 +180,7 @@ def test_bad_usage_reads_the_same_on_every_terminal(monkeypatch: pytest.MonkeyPa
         (OSError(28, "No space left on device", "out"), 3, "out: No space left on device"),
         (OSError("odd"), 3, "odd"),
         (MemoryError(), 3, "out of memory; try a larger --voxel-size or a smaller --resolution"),
-        (KeyboardInterrupt(), 130, "interrupted"),
+        (Interrupted(signal.SIGINT), 130, "interrupted"),
         (ValueError("a\nb\x1b[0m"), 70, "internal error, please report it with the output of "
          "--debug: ValueError: a\\nb\\x1b[0m"),
         (Refused("f", "g", "x" * 400), 2, "f: g: " + "x" * 119 + "…"),
@@ -239,6 +241,66 @@ sys.exit(cli.main(["check", "r"]))
     assert process.returncode == code
     assert err in ("protoscene: error: terminated\n", "protoscene: error: interrupted\n")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_signal_that_a_finaliser_swallows_ends_the_work_all_the_same() -> None:
+    program = """
+import os, signal, sys
+from protoscene import cli
+from protoscene.cli.commands import Check
+from protoscene.cli.terminal import progress
+class Finalised:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        for _ in range(1000):
+            pass
+def work(_):
+    sys.unraisablehook = lambda _: print("swallowed", flush=True)
+    with progress() as show:
+        Finalised()
+        show("observe", 0, 2)
+        print("went on")
+Check.run = work
+sys.exit(cli.main(["check", "r"]))
+"""
+    environment = {**os.environ, "PYTHONPATH": SOURCE}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=20)
+    assert (done.returncode, done.stdout) == (143, "swallowed\n")
+    assert done.stderr == "protoscene: error: terminated\n"
+
+
+def test_a_second_signal_ends_the_process_at_once() -> None:
+    program = """
+import sys, time
+from protoscene import cli
+from protoscene.cli.commands import Check
+def work(_):
+    try:
+        print("working", flush=True)
+        time.sleep(30)
+    finally:
+        print("clearing up", flush=True)
+        time.sleep(30)
+Check.run = work
+sys.exit(cli.main(["check", "r"]))
+"""
+    environment = {**os.environ, "PYTHONPATH": SOURCE}
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        for line in ("working\n", "clearing up\n"):
+            assert process.stdout.readline() == line
+            process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=10) == -signal.SIGINT
+
+
+def test_torch_is_told_to_wait_without_spinning(monkeypatch: pytest.MonkeyPatch) -> None:
+    for given, expected in (("", "PASSIVE"), ("ACTIVE", "ACTIVE")):
+        monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+        if given:
+            monkeypatch.setenv("OMP_WAIT_POLICY", given)
+        assert cli.main(["--version"]) == 0 and os.environ["OMP_WAIT_POLICY"] == expected
 
 
 def test_a_reader_that_goes_away_is_no_error() -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from protoscene.cli import interrupts
 from protoscene.errors import printable
 
 LONGEST_LINE = 240
@@ -66,7 +67,7 @@ def _plain(value: Any) -> Any:
 @contextmanager
 def progress() -> Iterator[Progress]:
     """A bar for each stage on a terminal; elsewhere a line for each, and one for every
-    ``LINE_SECONDS`` that it takes."""
+    ``LINE_SECONDS`` that it takes. What is yielded raises Interrupted after a signal."""
     if sys.stderr.isatty():
         with _bars() as show:
             yield show
@@ -75,6 +76,7 @@ def progress() -> Iterator[Progress]:
 
     def show_line(stage: str, done: int, total: int) -> None:
         nonlocal stage_now, said_at
+        interrupts.check()
         now = time.monotonic()
         if stage == stage_now and now < said_at + LINE_SECONDS:
             return
@@ -96,6 +98,7 @@ def _bars() -> Iterator[Progress]:
         tasks: dict[str, bar.TaskID] = {}
 
         def show(stage: str, done: int, total: int) -> None:
+            interrupts.check()
             if stage not in tasks:
                 for earlier in tasks.values():
                     bars.stop_task(earlier)
