@@ -18,7 +18,7 @@ SIZE_COST = 3.0
 """Cost of the greatest difference in size (half of a thing may be hidden)."""
 ABSENCE_COST = 2.0
 """Cost of having been away for long."""
-FRAGMENT_GAP, FRAGMENT_STRAY, FRAGMENT_STRAY_M = 0.6, 0.2, 0.08
+FRAGMENT_GAP, FRAGMENT_STRAY, FRAGMENT_STRAY_M = 0.6, 0.3, 0.1
 """Pieces of a thing: apart by less than this share of their mean size, at a distance that varies by
 less than this share of it and these metres."""
 NEW_COST = 8.0
@@ -169,20 +169,39 @@ def part(blob: Blob, centres: Float[np.ndarray, "k 3"]) -> list[Blob]:
 
 
 def merge_fragments(trails: list[Trail]) -> list[Trail]:
-    """Join trails that are pieces of one thing: near each other, and at a constant distance while
-    they move (nothing is asked of its direction: things turn)."""
-    trails = sorted(trails, key=lambda t: -sum(a.n_pixels for a in t.seen.values()))
+    """Join what are pieces of one thing: near each other, and at a constant distance while they
+    move (nothing is asked of its direction: things turn). A trail that jumps is taken run by run,
+    as it may have gone from a piece of one thing to a piece of another."""
+    whole = sorted(((_runs(t), t) for t in trails), key=lambda p: _steadiness(*p), reverse=True)
     kept: list[Trail] = []
-    for trail in trails:
-        host = next((k for k in kept if _moves_with(trail, k)), None)
-        if host is None:
-            kept.append(trail)
-            continue
-        for instant, blob in trail.blobs.items():
-            if instant in host.blobs:
-                blob = join([host.blobs[instant], blob])
-            host.add(blob, Appearance.of(blob))
+    for runs, _ in whole:
+        alone = Trail()
+        for run in runs:
+            host = next((k for k in kept if _moves_with(run, k)), alone)
+            for instant, blob in run.blobs.items():
+                if instant in host.blobs:
+                    blob = join([host.blobs[instant], blob])
+                host.add(blob, Appearance.of(blob))
+        if alone.seen:
+            kept.append(alone)
     return kept
+
+
+def _steadiness(runs: list[Trail], trail: Trail) -> tuple[int, int]:
+    """Length of the longest run, and pixels: what founds a thing that others may be pieces of."""
+    return max(len(r.seen) for r in runs), sum(a.n_pixels for a in trail.seen.values())
+
+
+def _runs(trail: Trail) -> list[Trail]:
+    """A trail parted where it jumps by more than one and a half of its size."""
+    runs = [Trail()]
+    order = sorted(trail.seen)
+    for before, instant in zip([order[0], *order], order, strict=False):
+        step = trail.seen[instant].centre - trail.seen[before].centre
+        if np.linalg.norm(step) > 1.5 * trail.size[0] * min(max(1, instant - before), 2):
+            runs.append(Trail())
+        runs[-1].add(trail.blobs[instant], trail.seen[instant])
+    return runs
 
 
 def _moves_with(piece: Trail, whole: Trail) -> bool:
@@ -198,7 +217,7 @@ def _moves_with(piece: Trail, whole: Trail) -> bool:
     near &= gaps[:, 2] < float(piece.size[1] + whole.size[1])
     path = np.linalg.norm(np.diff([b.centre[:2] for b in other], axis=0), axis=1)
     moving = np.concatenate([[False], path > 0.1 * size])
-    if near.mean() < 0.8 or moving.sum() < 3 or path.sum() < 1.5 * size:
+    if near.mean() < 0.8 or moving.sum() < 2 or path.sum() < 1.5 * size:
         return False
     distance = np.linalg.norm(apart[moving, :2], axis=1)
     strays = np.abs(distance - np.median(distance))
