@@ -68,10 +68,20 @@ def test_an_error_of_the_disk_leaves_the_old_file(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, call, full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match="No space") as found:
         write_file(tmp_path / "a", b"new")
+    assert found.value.filename == str(tmp_path / "a")
+    with pytest.raises(OSError, match="No space") as found, new_folder(tmp_path / "b") as folder:
+        write_file(folder / "c", b"new")
+    assert found.value.filename == str(tmp_path / "b")
     assert (tmp_path / "a").read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_an_error_of_another_file_keeps_its_name(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as found, new_folder(tmp_path / "out"):
+        (tmp_path / "gone").read_bytes()
+    assert found.value.filename == str(tmp_path / "gone")
 
 
 def test_a_folder_appears_only_when_its_block_ends(tmp_path: Path) -> None:

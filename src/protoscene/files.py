@@ -117,15 +117,17 @@ def write_file(path: Path, data: bytes) -> None:
     """Puts ``data`` at ``path``, complete or not at all; a file already there is replaced.
 
     Written to a temporary sibling with the umask's mode, flushed to disk, read back and compared,
-    renamed. Raises Failed where the bytes read back differ, OSError where the disk refuses.
+    renamed. Raises Failed where the bytes read back differ, OSError (of ``path``) where the disk
+    refuses.
     """
     path = Path(path)
     temporary = _temporary_sibling(path)
     try:
         _write_durably(temporary, data)
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         _remove(temporary)
+        _name_instead(error, temporary, path)
         raise
     _sync_folder(path.absolute().parent)
 
@@ -133,7 +135,8 @@ def write_file(path: Path, data: bytes) -> None:
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """A temporary sibling folder that becomes ``path`` when the block ends, and is removed when
-    the block raises. Write into it with :func:`write_file`. Raises Refused if ``path`` exists."""
+    the block raises. Write into it with :func:`write_file`. Raises Refused if ``path`` exists; an
+    OSError of what is inside names ``path``, as the rest is gone."""
     path = Path(path)
     temporary = _temporary_sibling(path)
     temporary.mkdir()
@@ -144,8 +147,9 @@ def new_folder(path: Path) -> Iterator[Path]:
         _sync_folder(temporary)
         prepare_output(path)
         temporary.rename(path)
-    except BaseException:
+    except BaseException as error:
         _remove(temporary)
+        _name_instead(error, temporary, path)
         raise
     _sync_folder(path.absolute().parent)
 
@@ -156,6 +160,14 @@ def check_disk_space(path: Path, needed: int) -> None:
     if needed > free:
         got, expected = f"{free / 2**20:.1f} MiB free", f"at least {needed / 2**20:.1f} MiB"
         raise Refused(path, "output", "not enough room on the disk", got=got, expected=expected)
+
+
+def _name_instead(error: BaseException, temporary: Path, path: Path) -> None:
+    """Makes an OSError name the place that a user knows. os.write names none at all."""
+    if isinstance(error, OSError):
+        named = str(temporary) if error.filename is None else str(error.filename)
+        if Path(named).is_relative_to(temporary):
+            error.filename = str(path)
 
 
 def _temporary_sibling(path: Path) -> Path:

@@ -23,6 +23,8 @@ REST_GAP_M, REST_GAP = 0.08, 1.0
 it: the lowest centimetres look like ground, and thin legs are lost."""
 MOSTLY_FREE = 0.6
 """A section of which this share is seen free is outside of the thing."""
+MIRROR_FREE = 0.1
+"""Share of a mirrored surface that may lie in free space: noise."""
 PROTOTYPE_VOXELS = 64
 """Voxels along a prototype's longest side, unless pixels are coarser."""
 
@@ -115,35 +117,45 @@ def measure(
         bottom = ground
     dims[2] = top - bottom
     centre = np.array([*middle, (bottom + top) / 2])
-    grown = _unseen(model, centre, yaw, dims)
+    grown = _unseen(model, points, centre, yaw, dims)
     centre += rotation_from_yaw(yaw) @ np.array([*(grown[1] - grown[0]) / 2, 0])
     dims[:2] += grown.sum(axis=0)
     return centre, yaw, dims
 
 
 def _unseen(
-    model: Model, centre: Float[np.ndarray, "3"], yaw: float, dims: Float[np.ndarray, "3"]
-) -> Float[np.ndarray, "2 2"]:
+    model: Model, points: Float[np.ndarray, "n 3"], centre: Float[np.ndarray, "3"], yaw: float,
+    dims: Float[np.ndarray, "3"],
+) -> Float[np.ndarray, "2 2"]:  # fmt: skip
     """How much (m) to grow the box at its lower and upper side along its own x and y.
 
-    Nobody saw a side if most of the space right before it is unknown. The thing ends somewhere
-    between what was seen of it and the first parallel section that is mostly free; what was seen
-    is mostly right, as tops show their edges: a third of the way is taken.
+    Nobody saw a side if most of the space right before it is unknown. Such a side goes to the
+    nearest place at which the seen surface, mirrored in the box's middle, avoids free space: a
+    box whose top was seen stays, the seen half of something round is completed. Where no mirror
+    image does, a third of the way to the first parallel section that is mostly free.
     """
     turn, grown = rotation_from_yaw(yaw), np.zeros((2, 2))
+    own_points = (points - centre) @ turn
     for axis in range(2):
-        steps = np.arange(0.5, 0.5 * dims[axis] / model.grid.voxel_size) * model.grid.voxel_size
+        steps = np.arange(0.5, 0.6 * max(dims[:2]) / model.grid.voxel_size) * model.grid.voxel_size
         across = np.linspace(-0.4, 0.4, 9) * dims[1 - axis]
         height = np.linspace(-0.4, 0.4, 7) * dims[2]
         for side in range(2):
+            sign = 2 * side - 1
             own = np.zeros((len(steps), 9, 7, 3))
-            own[..., axis] = (2 * side - 1) * (dims[axis] / 2 + steps)[:, None, None]
+            own[..., axis] = sign * (dims[axis] / 2 + steps)[:, None, None]
             own[..., 1 - axis], own[..., 2] = across[:, None], height
             free = _is_free(model, own @ turn.T + centre).mean(axis=(1, 2))
-            if len(free) and free[0] < MOSTLY_FREE:
-                grown[side, axis] = steps[np.argmax(free >= MOSTLY_FREE)] / 3
-                if free.max() < MOSTLY_FREE:
-                    grown[side, axis] = steps[-1] / 3
+            if len(free) == 0 or free[0] >= MOSTLY_FREE:
+                continue
+            within = steps[free >= MOSTLY_FREE]
+            grown[side, axis] = (within[0] if len(within) else steps[-1]) / 3
+            for step in np.concatenate([[0.0], steps]):
+                mirrored = own_points.copy()
+                mirrored[:, axis] = sign * step - mirrored[:, axis]
+                if _is_free(model, mirrored @ turn.T + centre).mean() <= MIRROR_FREE:
+                    grown[side, axis] = step
+                    break
     return grown
 
 
