@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -22,11 +22,12 @@ from PIL import Image
 
 import protoscene
 from protoscene import cli
-from protoscene.cli import commands, terminal
+from protoscene.cli import commands, synthetic, terminal
 from protoscene.cli.command_line import COMMANDS
 from protoscene.cli.interrupts import Interrupted
 from protoscene.errors import Failed, Refused
 from protoscene.files import OutputLock
+from protoscene.prototypes import VoxelPrototypes
 from protoscene.scene import Scene
 from protoscene.store import load_scene, save_scene
 from small_scene import a_scene
@@ -139,9 +140,10 @@ def test_the_version_is_said(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        ([], "command line: COMMAND: unknown command (got nothing, expected demo, check, "),
+        ([], "command line: COMMAND: is missing (expected demo, check, "),
         (["disvocer"], "COMMAND: unknown command; did you mean 'discover'? (got disvocer, "),
-        (["discover"], "command line: discover: Missing from protoscene discover: RECORDING"),
+        (["discover"], "command line: discover: needs RECORDING and -o SCENE\n"),
+        (["compose", "s", "-o", "v.npz"], "command line: compose: needs --time T\n"),
         (["discover", "r", "-o", "s", "--voxelsize", "1"], "did you mean '--voxel-size'?"),
         (["discover", "r", "-o"], "Missing value for argument '-o/--output'."),
         (["discover", "r", "-o", "s", "--bounds", "1"], "command line: discover: "),
@@ -404,6 +406,30 @@ def test_discover_of_a_bad_recording_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("size", ["0", "-1", "nan", "inf"])
+def test_discover_refuses_a_voxel_size_that_is_none(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, recording: Path, size: str
+) -> None:
+    command = ["discover", recording, "-o", tmp_path / "out", "--voxel-size", size]
+    code, out, err = run(capsys, *command)
+    assert (code, out) == (2, "") and "--voxel-size: is no length (got " in err
+
+
+def test_discover_says_where_nothing_moved(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    recording: Path,
+    fake_discover: list,
+) -> None:
+    scene = a_scene()
+    empty = replace(scene, objects=(), prototypes=VoxelPrototypes([], []), sizes_m=())
+    module = sys.modules["protoscene.discover"]
+    monkeypatch.setattr(module, "discover", lambda *_, **__: replace(empty, symmetries=()))
+    code, out, _ = run(capsys, "discover", recording, "-o", tmp_path / "out")
+    assert code == 0 and out.endswith("voxels of 0.1 m, nothing that moved\n")
+
+
 def test_resume_leaves_a_finished_scene_and_refuses_another(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, recording: Path, fake_discover: list
 ) -> None:
@@ -591,7 +617,9 @@ def test_synth_passes_its_settings_on(
         (replace(synth.SUITE["crowd"](0), width=64), out_folder),
     ]
     code, _, err = run(capsys, "synth", "-o", out_folder, "--like", "crowds")
-    assert code == 2 and "--like: unknown (got crowds, expected four_cameras" in err
+    assert code == 2 and "invalid choice 'crowds' for argument '--like'" in err
+    assert get_args(synthetic.Name) == tuple(synth.NAMED)
+    assert all(name in run(capsys, "synth", "--help")[1] for name in synth.NAMED)
     code, _, err = run(capsys, "synth", "-o", out_folder, "--n-cameras", "99")
     assert code == 2 and "n_cameras: out of range" in err
 

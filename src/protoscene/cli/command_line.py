@@ -36,7 +36,9 @@ def parsed(arguments: list[str]) -> Command | int:
     if arguments[:1] == ["--version"]:
         sys.stdout.write(f"protoscene {__version__}\n")
         return 0
-    name = arguments[0] if arguments else "nothing"
+    if not arguments:
+        raise Refused("command line", "COMMAND", "is missing", expected=", ".join(COMMANDS))
+    name = arguments[0]
     if name not in (*COMMANDS, "-h", "--help"):
         close = get_close_matches(name, COMMANDS, 1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
@@ -64,8 +66,9 @@ def parsed(arguments: list[str]) -> Command | int:
 def _usage_refused(command: str, box: str) -> Refused:
     """tyro's box of advice (a title, then groups of lines between rules, drawn with whatever the
     terminal can) as one refusal: what it says first, and what it thinks was meant."""
+    box = re.sub(r"\x1b\[[0-9;]*m", "", box)
     groups: list[list[str]] = [[]]
-    for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines():
+    for line in box.splitlines():
         text = line.strip(" │╭╮╰╯─") if line.startswith("╭") else line.strip(" │╰╯")
         if text and not re.fullmatch("[─-]+", text):
             groups[-1].append(text)
@@ -73,6 +76,11 @@ def _usage_refused(command: str, box: str) -> Refused:
             groups.append([])
     said = [" ".join(" ".join(group).split()) for group in groups if group]
     problem = said[min(1, len(said) - 1)] if said else "cannot be understood"
+    if problem.startswith("Missing from"):  # each on a line of its own, its help indented further
+        listed = re.findall(
+            r"^[│ ] {5}(\S.*?)[ │]*$", box.partition("For full help")[0], re.MULTILINE
+        )
+        problem = "needs " + " and ".join(name.partition(", --")[0] for name in listed)
     for advice in said[2:]:
         if "meant" in advice and (option := re.search(r"--[\w-]+", advice)):
             problem += f"; did you mean {option.group(0)!r}?"

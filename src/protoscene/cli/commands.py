@@ -7,6 +7,7 @@ to be free: ``--help`` and refusals answer at once.
 from __future__ import annotations
 
 import io
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -83,6 +84,9 @@ class Discover(Reading):
     """Go on where an interrupted run stopped; a finished one is left as it is."""
 
     def run(self) -> None:
+        if self.voxel_size is not None and not 0 < self.voxel_size < math.inf:
+            got, expected = self.voxel_size, "more than 0 metres"
+            raise Refused("command line", "--voxel-size", "is no length", got, expected)
         if self.resume and self.output.exists():
             scene = self._finished()
             complain("note", f"{self.output} is complete already")

@@ -40,9 +40,10 @@ def scored(scene: Scene, truth: Path) -> ScoreCard:
     """The scene's score against a truth.json."""
     from protoscene.score import load_truth, score
 
+    known = load_truth(truth)
     with progress() as show:
         show("score", 0, 1)
-        return score(scene, load_truth(truth))
+        return score(scene, known)
 
 
 def report(scene: Scene, page: Path, recording: Recording | None, card: ScoreCard | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,8 +31,12 @@ def say_scene(scene: Scene, folder: Path, as_json: bool) -> None:
         return
     nz, ny, nx = scene.grid.shape
     voxels = f"{nx} × {ny} × {nz} voxels of {scene.grid.voxel_size:g} m"
-    found = f"{len(scene.objects)} objects of {len(scene.prototypes)} prototypes"
-    say(f"{folder}: {len(scene.times)} instants, {voxels}, {found}")
+    found = f"{_count(scene.objects, 'object')} of {_count(scene.prototypes, 'prototype')}"
+    if not scene.objects:
+        found = "nothing that moved"
+    say(f"{folder}: {_count(scene.times, 'instant')}, {voxels}, {found}")
+    if not scene.objects:
+        return
     rows = []
     for thing in scene.objects:
         does = "moves" if thing.moving else "stands"
@@ -39,6 +44,10 @@ def say_scene(scene: Scene, folder: Path, as_json: bool) -> None:
         n = len(thing.track.time)
         rows.append((thing.id, thing.prototype, does, size, n, float(thing.score)))
     say_table(("object", "prototype", "", "size (m)", "instants", "score"), rows)
+
+
+def _count(things: Sized, noun: str) -> str:
+    return f"{len(things)} {noun}{'' if len(things) == 1 else 's'}"
 
 
 def say_card(card: ScoreCard, as_json: bool) -> None:

@@ -15,6 +15,11 @@ from protoscene.errors import Refused
 from protoscene.files import OutputLock, new_folder, prepare_output, write_file
 
 DEMO_VOXEL_M = 0.05
+Name = Literal[
+    "four_cameras", "one_camera", "moving_rig", "one_camera_moving", "crowd", "stop_and_go",
+    "small", "jumps", "reversing_sideways", "tiny", "demo",
+]  # fmt: skip
+"""As in synth's NAMED, which is too slow to import for --help."""
 
 
 @dataclass(kw_only=True)
@@ -25,8 +30,9 @@ class Synth(Common):
     """Folder to be written: recording/, heldout/ and truth.json; must not exist."""
     seed: int = 0
     """Of the things, their paths, the cameras and the noise."""
-    like: Annotated[str | None, shown_as("NAME")] = None
-    """Begin with the settings of a named recording, such as crowd, jumps or stop_and_go."""
+    like: Annotated[Name | None, shown_as("NAME")] = None
+    """Begin with the settings of a recording of the suite: four_cameras, one_camera, moving_rig,
+    one_camera_moving, crowd, stop_and_go, small, jumps, reversing_sideways; or of tiny, demo."""
     n_instants: Number = None
     """Moments at which every camera takes a picture."""
     n_cameras: Number = None
@@ -48,8 +54,6 @@ class Synth(Common):
         prepare_output(self.output)
         from protoscene.synth import NAMED, SynthSettings, write_recording
 
-        if self.like is not None and self.like not in NAMED:
-            raise Refused("command line", "--like", "unknown", self.like, ", ".join(NAMED))
         settings = NAMED[self.like](self.seed) if self.like else SynthSettings(seed=self.seed)
         own = ("n_instants", "n_cameras", "rig", "n_moving", "n_parked", "size", "width", "height")
         given = {name: getattr(self, name) for name in own if getattr(self, name) is not None}
