@@ -192,7 +192,7 @@ def test_pieces_that_move_together_are_one_thing() -> None:
 
     both = [pieces(i) for i in range(10)]
     trails = [trail_of([low for low, _ in both]), trail_of([high for _, high in both[2:]])]
-    (whole,) = merge_fragments(trails, 0.05)
+    (whole,) = merge_fragments(trails)
     assert sorted(whole.blobs) == list(range(10))
     assert [len(whole.blobs[i].points) for i in range(10)] == [300] * 2 + [600] * 8
     assert whole.seen[5].n_pixels == 600
@@ -200,10 +200,10 @@ def test_pieces_that_move_together_are_one_thing() -> None:
 
 def test_what_only_meets_or_stays_beside_is_not_merged() -> None:
     apart = [trail_of([blob(i, (0.1 * i, y), seed=int(y)) for i in range(10)]) for y in (0, 1)]
-    assert len(merge_fragments(apart, 0.05)) == 2
+    assert len(merge_fragments(apart)) == 2
     passing = [trail_of([blob(i, (0.1 * i, 0.0)) for i in range(10)]),
                trail_of([blob(i, (0.9 - 0.1 * i, 0.31), seed=1) for i in range(10)])]  # fmt: skip
-    assert len(merge_fragments(passing, 0.05)) == 2
+    assert len(merge_fragments(passing)) == 2
 
 
 def test_appearance_is_of_the_blob() -> None:

@@ -31,6 +31,8 @@ def test_refused_with_what_is_needed_for_what_and_what_there_is(
 ) -> None:
     monkeypatch.setattr(memory, "available_bytes", lambda: 3 * GIB)
     memory.require({"grid": GIB, "pictures": 2 * GIB}, "unused")  # exactly what there is
+    with pytest.raises(Refused, match="unused"):
+        memory.require({"grid": GIB, "pictures": 2 * GIB, "crumbs": 1}, "unused")
     parts = {"crumbs": 1, "grid": 2 * GIB, "pictures": GIB // 2, "evidence": 8 * GIB}
     with pytest.raises(Refused) as refused:
         memory.require(parts, "try a larger --voxel-size")

@@ -81,6 +81,17 @@ def test_specks_edges_and_what_is_out_of_bounds_are_no_blobs() -> None:
     assert blob.points[:, 2].max() < 0.2
 
 
+def test_the_same_pixels_of_two_cameras_are_not_one_segment() -> None:
+    """Two cameras a metre apart, before each a box at the same place in its picture."""
+    cameras = [camera((x, 1.5, 0.6), (x, 0, 0.3)) for x in (-0.5, 0.5)]
+    boxes = [Box((x, 0, 0.2), (0.3, 0.3, 0.4), thing=k) for k, x in ((1, -0.5), (2, 0.5))]
+    views, things = views_of(cameras, boxes)
+    masks = [np.where(t == k, SURE, 0).astype(np.uint8) for k, t in enumerate(things, start=1)]
+    np.testing.assert_array_equal(masks[0], masks[1])
+    blobs = propose(0, views, masks, CELL, BOUNDS)
+    assert sorted(map(sorted, (owners(b, things) for b in blobs))) == [[1], [2]]
+
+
 def test_order_of_views_is_irrelevant() -> None:
     boxes = [Box((-0.5, 0, 0.2), (0.3, 0.3, 0.4), thing=1), Box((0.5, 0, 0.2), (0.3, 0.3, 0.4), thing=2)]  # fmt: skip  # noqa: E501
     some = ring(3)
