@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,22 @@ def _write_all(settings: SynthSettings, layout: Layout, folder: Path, progress: 
     _write_json(folder / "truth.json", truth)
 
 
+def _drawn(
+    settings: SynthSettings,
+    world: World,
+    cameras: list[list[Camera]],
+    progress: Callable[[int, int], None],
+) -> Iterator[tuple[int, int, np.ndarray, np.ndarray, np.ndarray]]:
+    """(instant, camera, colour, depth, actors) of every picture, without noise."""
+    for i in range(settings.n_instants):
+        world.at(i)
+        for c, views in enumerate(cameras):
+            colour, depth, actors = world.picture(views[i])
+            depth[depth > settings.reach_m] = 0.0
+            yield i, c, colour, depth, actors
+        progress(i + 1, settings.n_instants)
+
+
 def _write_views(
     settings: SynthSettings,
     world: World,
@@ -66,19 +83,15 @@ def _write_views(
     """Writes every camera's pictures; returns (instant, actor) counts of pixels that saw it."""
     seen = np.zeros((settings.n_instants, n_actors), int)
     frames = []
-    for i, time in enumerate(settings.times):
-        world.at(i)
-        for c, views in enumerate(cameras):
-            colour, depth, actors = world.picture(views[i])
-            depth[depth > settings.reach_m] = 0.0
-            seen[i] += np.bincount(actors[actors >= 0], minlength=n_actors)
-            if settings.noise:
-                rng = np.random.default_rng([settings.seed, 2000, i, c])
-                depth = noisy_depth(depth, settings.noise_scale, rng)
-                colour = noisy_colour(colour, settings.colour_noise, rng)
-            name = f"{c:02d}_{i:04d}.png"
-            frames.append(_write_frame(folder, name, f"{c:02d}", time, views[i], colour, depth))
-        progress("draw recording", i + 1, settings.n_instants)
+    show = partial(progress, "draw recording")
+    for i, c, colour, depth, actors in _drawn(settings, world, cameras, show):
+        seen[i] += np.bincount(actors[actors >= 0], minlength=n_actors)
+        if settings.noise:
+            rng = np.random.default_rng([settings.seed, 2000, i, c])
+            depth = noisy_depth(depth, settings.noise_scale, rng)
+            colour = noisy_colour(colour, settings.colour_noise, rng)
+        name, time = f"{c:02d}", settings.times[i]
+        frames.append(_write_frame(folder, i, name, time, cameras[c][i], colour, depth))
     _write_manifest(folder, cameras[0][0], frames)
     return seen
 
@@ -91,27 +104,24 @@ def _write_heldout(
     progress: Progress,
 ) -> None:
     frames = []
-    for i, time in enumerate(settings.times):
-        world.at(i)
-        for c, views in enumerate(cameras):
-            colour, depth, actors = world.picture(views[i])
-            depth[depth > settings.reach_m] = 0.0
-            name = f"h{c}_{i:04d}.png"
-            frames.append(_write_frame(folder, name, f"h{c}", time, views[i], colour, depth))
-            _write_png(folder / "instances" / name, (actors + 1).astype(np.uint16))
-        progress("draw held-out", i + 1, settings.n_instants)
+    show = partial(progress, "draw held-out")
+    for i, c, colour, depth, actors in _drawn(settings, world, cameras, show):
+        name, time = f"h{c}", settings.times[i]
+        frames.append(_write_frame(folder, i, name, time, cameras[c][i], colour, depth))
+        _write_png(folder / "instances" / f"{name}_{i:04d}.png", (actors + 1).astype(np.uint16))
     _write_manifest(folder, cameras[0][0], frames)
 
 
 def _write_frame(
     folder: Path,
-    name: str,
+    i: int,
     camera_name: str,
     time: float,
     camera: Camera,
     colour: np.ndarray,
     depth: np.ndarray,
 ) -> dict[str, object]:
+    name = f"{camera_name}_{i:04d}.png"
     _write_png(folder / "rgb" / name, colour)
     _write_png(folder / "depth" / name, millimetres(depth))
     return {
