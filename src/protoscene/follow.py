@@ -18,9 +18,11 @@ SIZE_COST = 3.0
 """Cost of the greatest difference in size (half of a thing may be hidden)."""
 ABSENCE_COST = 2.0
 """Cost of having been away for long."""
-FRAGMENT_GAP, FRAGMENT_STRAY, FRAGMENT_STRAY_M = 0.6, 0.3, 0.1
-"""Pieces of a thing: apart by less than this share of their mean size, at a distance that varies by
-less than this share of it and these metres."""
+FRAGMENT_GAP, FLOATING_GAP = 0.15, 0.6
+"""Pieces of a thing are apart by less than this share of their mean size; by less than the second
+one if the upper piece floats, which nothing does by itself."""
+FRAGMENT_STRAY, FRAGMENT_STRAY_M = 0.3, 0.1
+"""Their distance varies by less than this share of their mean size and these metres."""
 NEW_COST = 8.0
 """A blob that costs more than this on every trail begins a new one."""
 
@@ -213,7 +215,9 @@ def _moves_with(piece: Trail, whole: Trail) -> bool:
     apart = np.stack([a.centre - b.centre for a, b in zip(one, other, strict=True)])
     reach = np.stack([(a.extent + b.extent) / 2 for a, b in zip(one, other, strict=True)])
     gaps = np.maximum(np.abs(apart) - reach, 0)
-    near = gaps[:, :2].max(axis=1) < FRAGMENT_GAP * size
+    feet = np.array([[t.centre[2] - t.extent[2] / 2 for t in row] for row in (one, other)])
+    floats = np.median(np.abs(feet[0] - feet[1])) > 0.3 * float(min(piece.size[1], whole.size[1]))
+    near = gaps[:, :2].max(axis=1) < (FLOATING_GAP if floats else FRAGMENT_GAP) * size
     near &= gaps[:, 2] < float(piece.size[1] + whole.size[1])
     path = np.linalg.norm(np.diff([b.centre[:2] for b in other], axis=0), axis=1)
     moving = np.concatenate([[False], path > 0.1 * size])
