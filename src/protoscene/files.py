@@ -164,7 +164,7 @@ def check_disk_space(path: Path, needed: int) -> None:
 
 def _name_instead(error: BaseException, temporary: Path, path: Path) -> None:
     """Makes an OSError name the place that a user knows. os.write names none at all."""
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and error.errno is not None:
         named = str(temporary) if error.filename is None else str(error.filename)
         if Path(named).is_relative_to(temporary):
             error.filename = str(path)
