@@ -68,6 +68,35 @@ def test_the_demo_writes_a_scene_and_a_page(demo: Run) -> None:
     assert [path.name for path in demo.folder.parent.iterdir()] == ["out"]
 
 
+def test_a_killed_run_is_done_again_to_the_same_bytes(demo: Run, tmp_path: Path) -> None:
+    program = "import sys; from protoscene.cli import main; sys.exit(main(sys.argv[1:]))"
+    recording, out = EMBEDDED / "recording", tmp_path / "out"
+    command = [sys.executable, "-c", program, "discover", str(recording), "-o", str(out)]
+    command += ["--voxel-size", "0.05", "--resume"]
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, env=environment, text=True, **pipes) as process:
+        assert process.stderr
+        while process.stderr.readline() != "protoscene: background\n":
+            assert process.poll() is None
+        process.kill()
+    assert not out.exists()
+    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=300)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    names = sorted(p.relative_to(out) for p in out.rglob("*") if p.is_file())
+    scene = demo.folder / "scene"
+    assert names == sorted(p.relative_to(scene) for p in scene.rglob("*") if p.is_file())
+    for name in names:
+        assert (out / name).read_bytes() == (scene / name).read_bytes(), name
+
+
+def test_the_picture_of_the_readme_is_there_and_small() -> None:
+    root = PACKAGE.parent.parent
+    picture = root / "docs" / "demo.png"
+    assert f"]({picture.relative_to(root)})" in (root / "README.md").read_text()[:400]
+    assert 50_000 < picture.stat().st_size <= 500_000
+
+
 def test_the_demo_finds_what_moves(demo: Run) -> None:
     from protoscene.score import load_truth, score_objects
     from protoscene.store import load_scene

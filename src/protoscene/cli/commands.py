@@ -81,7 +81,7 @@ class Discover(Reading):
     seed: int = 0
     """Of whatever is drawn at random."""
     resume: Switch = False
-    """Go on where an interrupted run stopped; a finished one is left as it is."""
+    """Leave a finished scene as it is; an interrupted run is done again, to the same bytes."""
 
     def run(self) -> None:
         if self.voxel_size is not None and not 0 < self.voxel_size < math.inf:
