@@ -115,7 +115,9 @@ def trilinear(surface: StaticSurface, points: np.ndarray) -> np.ndarray:
 
 
 def slow_subtract(view: View, static: Static) -> np.ndarray:
-    far = MARGIN_M + 2 * static.noise * depth_noise(view.depth)
+    """For a sensor without noise, whose share of the margin is tested below."""
+    assert static.noise == 0
+    far = MARGIN_M + 0 * view.depth
     at = trilinear(static.surface, view.camera.unproject(view.depth))
     behind = trilinear(static.surface, view.camera.unproject(view.depth + far))
     new = (view.depth > 0) & ((behind > 0) | (np.isnan(behind) & (at > far)))
@@ -133,7 +135,8 @@ def random_world() -> tuple[Recording, Static]:
     distance = (0.15 * distance / distance.std()).astype(np.float32)
     distance[ndimage.gaussian_filter(rng.normal(size=GRID.shape), 2) > 0.06] = np.nan
     static = estimate_background(recording, GRID)
-    return recording, replace(static, surface=StaticSurface(distance, GRID), pixel_depth={})
+    surface = StaticSurface(distance, GRID)
+    return recording, replace(static, surface=surface, pixel_depth={}, noise=0.0)
 
 
 def test_new_pixels_agree_with_plain_numpy() -> None:
@@ -152,13 +155,34 @@ def test_new_pixels_agree_with_plain_numpy() -> None:
                 np.testing.assert_array_equal(mask > 0, expected)
 
 
+def test_margin_grows_with_the_sensors_noise() -> None:
+    """A wall at 3 m, and a plane that comes from it towards the camera: new from where its
+    distance is the margin, which lies between none and three standard deviations more."""
+    _, static = random_world()
+    wide = replace(ring(1)[0], width=400)
+    depth = np.tile(np.linspace(2.5, 3, 400, dtype=np.float32), (72, 1))
+    view = View(wide, "c0", 0.0, np.zeros((72, 400, 3), np.uint8), depth)
+    free = StaticSurface(np.full(GRID.shape, 0.2, np.float32), Grid((-9, -9, -9), 1, GRID.shape))
+    wall, gaps = np.full(depth.shape, 3.0, np.float32), []
+    for noise in (0.0, 1.0, 2.0, 4.0):
+        (mask,) = subtract([view], replace(static, surface=free, pixel_depth={"c0": wall},
+                                           noise=noise))  # fmt: skip
+        assert mask[30, 0] and not mask[30, -1]
+        gaps.append(float(3 - depth[30][mask[30] > 0].max()))
+        sigma = noise * float(depth_noise(np.array(3 - gaps[-1])))
+        assert MARGIN_M - 0.003 <= gaps[-1] <= MARGIN_M + 3 * sigma + 0.003
+    assert (np.diff(gaps) > 0.005).all()
+
+
 @pytest.mark.parametrize("cameras", RIGS)
 def test_new_pixels_are_the_movers_down_to_its_feet(cameras) -> None:
-    recording = record(N, cameras, lambda i: [STAYS, leaves(i)], holes(0.02))
+    def rig(i: int) -> list[Camera]:
+        return [one.scaled(2) for one in (cameras(i) if callable(cameras) else cameras)]
+
+    recording = record(N, rig, lambda i: [STAYS, leaves(i)], holes(0.02))
     static = estimate_background(recording, GRID)
     for i in (5, 34, 39):
-        poses = cameras(i) if callable(cameras) else cameras
-        _, things = views_of(poses, [STAYS, leaves(i)])
+        _, things = views_of(rig(i), [STAYS, leaves(i)])
         views = list(recording.views(i))
         marks: dict[str, list[np.ndarray]] = {"own": [], "feet": []}
         for view, thing, mask in zip(views, things, subtract(views, static), strict=True):

@@ -206,6 +206,19 @@ def test_what_only_meets_or_stays_beside_is_not_merged() -> None:
     assert len(merge_fragments(passing)) == 2
 
 
+def test_neighbours_that_stand_or_pass_along_are_two_things() -> None:
+    """Always near each other, but never moved; or moved, but at no constant distance."""
+    still = [trail_of([blob(i, (0.0, y), seed=k) for i in range(12)])
+             for k, y in enumerate((0, 0.31))]  # fmt: skip
+    assert len(merge_fragments(still)) == 2
+    long = (0.9, 0.3, 0.4)
+    along = [
+        trail_of([blob(i, (0.15 * i, 0.0), dims=long) for i in range(12)]),
+        trail_of([blob(i, (0.15 * i - 0.85 + 0.155 * i, 0.31), BLUE, long, 1) for i in range(12)]),
+    ]
+    assert len(merge_fragments(along)) == 2
+
+
 def test_appearance_is_of_the_blob() -> None:
     seen = Appearance.of(blob(0, (0.5, -0.2), n=4000))
     np.testing.assert_allclose(seen.centre, (0.5, -0.2, 0.2), atol=0.01)

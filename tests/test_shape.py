@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moving_boxes import CART_DIMS
+from moving_boxes import CART_DIMS, cart
 from moving_cart import Ride, pose_errors, ride, smooth
 from protoscene.geometry import centred_grid, rotation_from_yaw, wrap_angle
 from protoscene.register import Fusion, Model
@@ -121,6 +121,10 @@ def test_prototype_fills_its_box_in_its_colours(shape: Shape) -> None:
     np.testing.assert_allclose(extents, shape.dims, atol=3 * size)
     middle = ((full.max(axis=0) + full.min(axis=0) + 1) / 2 - np.array(rgba.shape[1:]) / 2) * size
     np.testing.assert_allclose(middle, 0, atol=1.5 * size)
+    index = np.argwhere(np.ones(rgba.shape[1:], bool))[:, ::-1]
+    own = (index + 0.5 - np.array(rgba.shape[:0:-1]) / 2) * size + [0, 0, CART_DIMS[2] / 2]
+    beyond = np.min([b.distance(own) for b in cart(0, 0, 0)], axis=0).reshape(rgba.shape[1:])
+    assert rgba[3][beyond > 3 * size].mean() < 0.02 and rgba[3][beyond < -2 * size].mean() > 0.9
     # The cab is green and stands at the tail, to the left; the body is red.
     x, y, z = ((full[:, ::-1] + 0.5 - np.array(rgba.shape[:0:-1]) / 2) * size).T
     red, green, _ = rgba[:3, full[:, 0], full[:, 1], full[:, 2]]
