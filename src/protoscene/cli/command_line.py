@@ -76,11 +76,12 @@ def _usage_refused(command: str, box: str) -> Refused:
             groups.append([])
     said = [" ".join(" ".join(group).split()) for group in groups if group]
     problem = said[min(1, len(said) - 1)] if said else "cannot be understood"
-    if problem.startswith("Missing from"):  # each on a line of its own, its help indented further
-        listed = re.findall(
-            r"^[│ ] {5}(\S.*?)[ │]*$", box.partition("For full help")[0], re.MULTILINE
-        )
-        problem = "needs " + " and ".join(name.partition(", --")[0] for name in listed)
+    # Options stand on lines of their own, what they are for is indented further.
+    options = re.findall(r"^[│ ] {5}(\S.*?)[ │]*$", box.partition("For full help")[0], re.MULTILINE)
+    if problem.startswith("Missing from"):
+        problem = "needs " + " and ".join(option.partition(", --")[0] for option in options)
+    elif "no type matching" in problem:  # which would be told in types of Python
+        problem = "cannot be read, expected " + " and ".join(o for o in options if o[0] == "-")
     for advice in said[2:]:
         if "meant" in advice and (option := re.search(r"--[\w-]+", advice)):
             problem += f"; did you mean {option.group(0)!r}?"
