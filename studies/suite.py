@@ -27,8 +27,7 @@ from protoscene.synth import SUITE, write_recording
 Method = Literal["discover", "plain"]
 BEGIN, END = "<!-- suite: begin -->", "<!-- suite: end -->"
 BOUNDS = (-3.2, -3.2, -0.1, 3.2, 3.2, 1.5)
-"""Where the suite's things move (m). Only the plain pipeline is told: left to find its bounds it
-takes the flicker of far floor for things, and nine of ten of its boxes are wrong."""
+"""Where the suite's things move (m): 128×128×32 voxels of 5 cm. Both methods are told."""
 COLUMNS = (
     ("moving recall@.5", "at_iou_50", "moving_recall", 3),
     ("moving precision@.5", "at_iou_50", "moving_precision", 3),
@@ -54,7 +53,7 @@ class Options:
     data: Path = Path("build/suite")
     """Folder of the recordings, KIND-SEED each."""
     kinds: tuple[str, ...] = tuple(SUITE)
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[int, ...] = (3, 4, 5)
     only: Method | None = None
     voxel_size: float = 0.05
     """Metres."""
@@ -73,7 +72,7 @@ def measure(method: Method, folder: Path, truth: Truth, voxel_size: float) -> di
     else:
         from protoscene.discover import discover
 
-        scene = discover(recording, voxel_size=voxel_size)
+        scene = discover(recording, voxel_size=voxel_size, bounds=BOUNDS)
         seconds = time.perf_counter() - start
         card = score(scene, truth)
     return {**as_dict(card), "run": {"seconds": seconds}}
@@ -102,8 +101,8 @@ def markdown(options: Options, methods: list[Method]) -> str:
     seeds = ", ".join(map(str, options.seeds))
     note = (
         f"Mean ± standard deviation over seeds {seeds}; centre, yaw and size are medians over the "
-        "boxes matched at IoU ≥ .5; pictures are up to 12 held-out ones at half resolution. Only "
-        "the plain pipeline is told the area in which things move."
+        "boxes matched at IoU ≥ .5, in voxels of 5 cm; pictures are up to 12 held-out ones at half "
+        "resolution. Thresholds were chosen on seeds 0, 1 and 2."
     )
     return "\n".join([*lines, "", note])
 

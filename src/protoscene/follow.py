@@ -12,8 +12,8 @@ from protoscene.propose import Blob, colour_histogram, join
 
 JUMP_COST = 4.0
 """What any distance costs at most: a thing may be picked up and put down elsewhere."""
-COLOUR_COST = 12.0
-"""Cost of two appearances without one colour in common."""
+COLOUR_COST, MOST_COLOUR_COST = 12.0, 5.0
+"""Cost per share of colours not in common, and at most: a thing's other side may look different."""
 SIZE_COST = 3.0
 """Cost of the greatest difference in size (half of a thing may be hidden)."""
 ABSENCE_COST = 2.0
@@ -131,7 +131,7 @@ def _costs(
         ratio = np.log((a.size + 0.01) / (size + 0.01))
         costs[i] = (
             min(0.5 * (distance / reach) ** 2, JUMP_COST)
-            + COLOUR_COST * (1 - min(likeness, 1.0))
+            + min(COLOUR_COST * (1 - min(likeness, 1.0)), MOST_COLOUR_COST)
             + min(float((ratio**2).sum()) / (2 * 0.35**2), SIZE_COST)
             + absence
         )

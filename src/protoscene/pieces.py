@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from protoscene.follow import Appearance, Trail
 from protoscene.geometry import rotation_from_yaw
 from protoscene.propose import join
 from protoscene.register import Model
 
-SMALL = 0.3
+SMALL = 0.7
 """A single blob within another thing's bounds is a piece of it if it has fewer pixels than this
 share of its."""
 MOST = 0.8
@@ -34,13 +34,21 @@ def pieces_of(
     own = np.einsum("nji,nj->ni", rotation_from_yaw(poses[common, 3]), middles)
     lower, upper = model.bounds()
     reach = 0.1 * float(np.hypot(*(upper - lower)[:2])) + slack
-    inside = ((own > lower - reach) & (own < upper + reach))[:, :2].all(axis=1)
-    inside &= own[:, 2] < upper[2] + reach
     often = len(common) >= max(3, 0.4 * len(trail.seen))
-    if often and inside.mean() >= MOST:
+    if often and _within(own, lower, upper, reach).mean() >= MOST:
         return set(trail.seen)
+    inside = _within(own, lower, upper, slack)
     small = [trail.seen[order[k]].n_pixels < SMALL * whole.seen[order[k]].n_pixels for k in common]
     return {order[k] for k, *yes in zip(common, inside, small, strict=True) if all(yes)}
+
+
+def _within(
+    own: Float[np.ndarray, "n 3"], lower: Float[np.ndarray, "3"], upper: Float[np.ndarray, "3"],
+    reach: float,
+) -> Bool[np.ndarray, " n"]:  # fmt: skip
+    """Whether own-frame points lie within bounds grown by ``reach``, or below them."""
+    beside = ((own > lower - reach) & (own < upper + reach))[:, :2].all(axis=1)
+    return beside & (own[:, 2] < upper[2] + reach)
 
 
 def take(trail: Trail, instants: set[int]) -> Trail:
