@@ -29,7 +29,8 @@ MAX_INSTANTS = 240
 NEW, SURE = 1, 2
 """What a pixel can be: before what stays; with nothing but clearly free voxels around its point."""
 MARGIN_M = 0.01
-"""A pixel must lie this much (plus twice the sensor's noise) before the background to be new."""
+"""A pixel must lie this much, and 1.5 times the sensor's noise, and half of what a pixel covers,
+before the background to be new."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,10 +134,9 @@ def _foreground(distance, origin, voxel, depth, pose, pinhole, margin, noise):  
                 continue
             # How free the point itself is, and the point as far behind it as the background must
             # be; where nobody ever saw behind it, it must itself float in free space.
-            far = margin + 1.5 * noise * _noise(seen)
-            sure = min(
-                0.04 + 4 * noise * _noise(seen), 0.8 * BEFORE * voxel
-            )  # distances are told apart up to BEFORE
+            far = margin + 1.5 * noise * _noise(seen) + 0.5 * seen / pinhole[view, 0]
+            # Distances are told apart up to BEFORE only.
+            sure = min(0.04 + 4 * noise * _noise(seen), 0.8 * BEFORE * voxel)
             clear, around, behind = np.nan, np.nan, np.nan
             for push in range(2):
                 at = seen + far * push
@@ -211,9 +211,9 @@ def _history(recording: Recording, indices: list[int]) -> Float[np.ndarray, "h w
 
 
 def subtract(views: list[View], static: Static) -> list[UInt8[np.ndarray, "h w"]]:
-    """Per view, the pixels that lie before what stays, by 2 cm and twice the sensor's noise along
+    """Per view, the pixels that lie before what stays, by ``MARGIN_M`` and the sensor's noise along
     their ray (so that the lowest centimetres of a thing, close to the ground, are kept): 1, and 2
-    where all voxels around the point itself are twice as far in free space; 0 elsewhere."""
+    where all voxels around the point itself are clearly free; 0 elsewhere."""
     surface = static.surface
     stack = ViewStack.of(views)
     masks = _foreground(

@@ -24,8 +24,8 @@ class Crops:
     flat ``depth`` (m), ``label`` and ``colour`` arrays; ``pose`` camera_from_world (c, 3, 4) and
     ``pinhole`` fx fy cx cy width height (c, 6). Instants count the thing's own instants 0..n-1.
     ``points[start[i]:start[i + 1]]`` are instant i's own pixels as world points (at most a fixed
-    number, evenly chosen), with ``point_colour`` in [0, 1]. ``noise`` is the sensor's, as a multiple
-    of ``depth_noise``.
+    number, evenly chosen), with ``point_colour`` in [0, 1]. ``noise`` is the sensor's, as a
+    multiple of ``depth_noise``.
     """
 
     window: Int[np.ndarray, "c 6"]

@@ -16,6 +16,9 @@ COLOUR_COST, MOST_COLOUR_COST = 12.0, 5.0
 """Cost per share of colours not in common, and at most: a thing's other side may look different."""
 SIZE_COST = 3.0
 """Cost of the greatest difference in size (half of a thing may be hidden)."""
+YOUNG_COST, GROWN_UP = 2.0, 5
+"""Cost of a trail of one instant, falling to 0 at this many: a piece seen apart for once shall not
+take the thing from its trail."""
 ABSENCE_COST = 2.0
 """Cost of having been away for long."""
 FRAGMENT_GAP, FLOATING_GAP = 0.15, 0.6
@@ -123,6 +126,8 @@ def _costs(
     """What it costs to continue ``trail`` with each of the blobs."""
     expected, reach = trail.predict(instant, times)
     size, typical, recent = trail.size, trail.histogram(), trail.seen[trail.last].histogram
+    young = YOUNG_COST * max(0.0, (GROWN_UP - len(trail.seen)) / (GROWN_UP - 1))
+    young *= min(1.0, instant / GROWN_UP)  # at first every trail is young
     absence = min(0.2 * (instant - trail.last - 1), ABSENCE_COST)
     costs = np.empty(len(seen))
     for i, a in enumerate(seen):
@@ -134,6 +139,7 @@ def _costs(
             + min(COLOUR_COST * (1 - min(likeness, 1.0)), MOST_COLOUR_COST)
             + min(float((ratio**2).sum()) / (2 * 0.35**2), SIZE_COST)
             + absence
+            + young
         )
     return costs
 

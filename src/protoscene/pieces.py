@@ -23,8 +23,8 @@ def pieces_of(
     """The instants at which ``trail``'s blob is a piece of ``whole``, which was registered at
     ``poses`` (x y z yaw, one per own instant) with ``model``. ``slack`` in metres.
 
-    It is where it is small and its middle lies within the model's bounds or below them. It is at every instant,
-    also where the whole was not seen, if its middle lies there most of the time.
+    It is where it is small and its middle lies within the model's bounds or below them. It is at
+    every instant, also where the whole was not seen, if its middle lies there most of the time.
     """
     order = sorted(whole.seen)
     common = [k for k, i in enumerate(order) if i in trail.seen]

@@ -17,6 +17,9 @@ from protoscene.crops import OWN, Crops
 from protoscene.geometry import Grid, rotation_from_yaw
 from protoscene.observe import _depth_along, _noise
 
+MISFIT_M = 0.03
+"""No distance below this (m) counts as a full misfit: calibration and sensors are not better."""
+
 
 @dataclass(frozen=True, eq=False)
 class Model:
@@ -206,13 +209,14 @@ def _misfit(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """(mean truncated |distance| share, colour difference, share of the model seen through)."""
     cos, sin = np.cos(current[3]), np.sin(current[3])
+    reach = max(truncation, MISFIT_M)
     off, different, compared = 0.0, 0.0, 0
     nz, ny, nx = distance.shape
     for p in range(points.shape[0]):
         a, b = points[p, 0] - current[0], points[p, 1] - current[1]
         x, y, z = cos * a + sin * b, -sin * a + cos * b, points[p, 2] - current[2]
         value, _, _, _, known = _sample(distance, votes, origin, voxel, x, y, z)
-        off += min(abs(value) / truncation, 1.0) if known else 0.7
+        off += min(abs(value) / reach, 1.0) if known else 0.7
         ix = int(np.floor((x - origin[0]) / voxel))
         iy = int(np.floor((y - origin[1]) / voxel))
         iz = int(np.floor((z - origin[2]) / voxel))

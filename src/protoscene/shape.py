@@ -66,7 +66,7 @@ def surface_points(model: Model) -> Float[np.ndarray, "n 3"]:
     steep = np.linalg.norm(gradient, axis=-1)
     enough = model.votes >= 0.2 * np.median(model.votes[model.votes > 0])
     near = (np.abs(model.distance) < voxel) & enough & (steep > 0.3) & (model.coloured > 0)
-    labels, n = ndimage.label(near, np.ones((3, 3, 3)))
+    labels = ndimage.label(near, np.ones((3, 3, 3)))[0]
     sizes = np.bincount(labels.ravel(), minlength=1)
     sizes[0] = 0
     near = (sizes >= PIECE * sizes.max())[labels] & near

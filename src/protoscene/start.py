@@ -101,7 +101,7 @@ def _finish(
 
 def _score(dims: np.ndarray, poses: np.ndarray, misfits: np.ndarray, recording: Recording) -> float:
     """How sure we are of a moving thing, in [0, 1]: seen often × fits its own prototype × moved."""
-    often = min(len(poses) / max(MIN_INSTANTS, 0.25 * len(recording)), 1.0)
+    often = min(len(poses) / max(MIN_INSTANTS + 1, 0.4 * len(recording)), 1.0)
     fits = 1 / (1 + np.exp((np.median(misfits) - 0.45) / 0.05))
     moved = np.linalg.norm(np.ptp(poses[:, :2], axis=0)) / np.hypot(dims[0], dims[1])
     return float(often * fits * min(1.0, moved / 0.25))
