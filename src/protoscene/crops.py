@@ -65,13 +65,17 @@ def cut(
         views = list(recording.views(instant))
         for trail, own in zip(trails, pieces, strict=True):
             if instant in trail.blobs:
-                own.append(_cut_instant(views, trail.blobs[instant], others[instant]))
+                own.append(_cut_instant(views, trail, instant, others[instant]))
     return [_flatten(p, noise) for p in pieces]
 
 
-def _cut_instant(views: list[View], blob: Blob, others: list[Blob]) -> tuple:
+def _cut_instant(views: list[View], trail: Trail, instant: int, others: list[Blob]) -> tuple:
+    """(crops, points, colours) of one instant. The crops reach as far around as the thing is wide,
+    so that other instants carve what one blob wrongly held."""
+    blob, (diagonal, _) = trail.blobs[instant], trail.size
     lower, upper = blob.bounds
     grow = 0.15 * (upper - lower) + 0.03
+    grow[:2] = np.maximum(grow[:2], 0.9 * diagonal - (upper - lower)[:2] / 2)
     corners = np.stack(np.meshgrid(*np.stack([lower - grow, upper + grow]).T), -1).reshape(-1, 3)
     crops = []
     for v, view in enumerate(views):

@@ -185,7 +185,9 @@ def merge_fragments(trails: list[Trail]) -> list[Trail]:
     for runs, _ in whole:
         alone = Trail()
         for run in runs:
-            host = next((k for k in kept if _moves_with(run, k)), alone)
+            strays = [(_stray(run, k), n) for n, k in enumerate(kept)]
+            stray, n = min(strays, default=(np.inf, -1))
+            host = kept[n] if np.isfinite(stray) else alone
             for instant, blob in run.blobs.items():
                 if instant in host.blobs:
                     blob = join([host.blobs[instant], blob])
@@ -212,10 +214,12 @@ def _runs(trail: Trail) -> list[Trail]:
     return runs
 
 
-def _moves_with(piece: Trail, whole: Trail) -> bool:
+def _stray(piece: Trail, whole: Trail) -> float:
+    """How much (m) the distance between two trails varies while they move; infinite where they
+    cannot be pieces of one thing."""
     common = sorted(set(piece.seen) & set(whole.seen))
     if len(common) < max(4, 0.6 * len(piece.seen)):
-        return False
+        return np.inf
     size = float(piece.size[0] + whole.size[0]) / 2
     one, other = ([t.seen[i] for i in common] for t in (piece, whole))
     apart = np.stack([a.centre - b.centre for a, b in zip(one, other, strict=True)])
@@ -228,7 +232,7 @@ def _moves_with(piece: Trail, whole: Trail) -> bool:
     path = np.linalg.norm(np.diff([b.centre[:2] for b in other], axis=0), axis=1)
     moving = np.concatenate([[False], path > 0.1 * size])
     if near.mean() < 0.8 or moving.sum() < 2 or path.sum() < 1.5 * size:
-        return False
+        return np.inf
     distance = np.linalg.norm(apart[moving, :2], axis=1)
-    strays = np.abs(distance - np.median(distance))
-    return bool(np.quantile(strays, 0.8) < min(FRAGMENT_STRAY * size, FRAGMENT_STRAY_M))
+    stray = float(np.quantile(np.abs(distance - np.median(distance)), 0.8))
+    return stray if stray < min(FRAGMENT_STRAY * size, FRAGMENT_STRAY_M) else np.inf

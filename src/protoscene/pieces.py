@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
-from jaxtyping import Bool, Float
+from collections.abc import Sequence
+from dataclasses import dataclass
 
+import numpy as np
+from jaxtyping import Float
+
+from protoscene.crops import Crops
 from protoscene.follow import Appearance, Trail
 from protoscene.geometry import rotation_from_yaw
 from protoscene.propose import join
@@ -14,54 +18,72 @@ SMALL = 0.7
 """A single blob within another thing's bounds is a piece of it if it has fewer pixels than this
 share of its."""
 MOST = 0.8
-"""Share of the common instants at which a trail must go with a thing to be a piece of it."""
+"""Share of the common instants at which a trail must lie in a thing to be a piece of it."""
 
 
-def pieces_of(
-    trail: Trail, whole: Trail, poses: Float[np.ndarray, "i 4"], model: Model, slack: float
-) -> set[int]:
-    """The instants at which ``trail``'s blob is a piece of ``whole``, which was registered at
-    ``poses`` (x y z yaw, one per own instant) with ``model``. ``slack`` in metres.
+@dataclass(frozen=True, eq=False)
+class Registered:
+    """A trail, its crops, its poses x y z yaw (one per own instant) and the model fused at them."""
 
-    It is where it is small and its middle lies within the model's bounds or below them. It is at
-    every instant, also where the whole was not seen, if its middle lies there most of the time.
-    """
-    order = sorted(whole.seen)
-    common = [k for k, i in enumerate(order) if i in trail.seen]
+    trail: Trail
+    crops: Crops
+    poses: Float[np.ndarray, "i 4"]
+    model: Model
+
+    @property
+    def n_pixels(self) -> int:
+        return sum(a.n_pixels for a in self.trail.seen.values())
+
+
+def offsets(piece: Trail, whole: Registered, slack: float) -> dict[int, float]:
+    """How far the blobs of ``piece`` lie from the middle of ``whole``, per common instant: 0 in the
+    middle, 1 at the model's bounds grown by ``slack`` metres. What is below counts as inside."""
+    order = sorted(whole.trail.seen)
+    common = [k for k, i in enumerate(order) if i in piece.seen]
     if not common:
-        return set()
-    middles = np.stack([trail.seen[order[k]].centre for k in common]) - poses[common, :3]
-    own = np.einsum("nji,nj->ni", rotation_from_yaw(poses[common, 3]), middles)
-    lower, upper = model.bounds()
-    reach = 0.1 * float(np.hypot(*(upper - lower)[:2])) + slack
-    often = len(common) >= max(3, 0.4 * len(trail.seen))
-    if often and _within(own, lower, upper, reach).mean() >= MOST:
-        return set(trail.seen)
-    inside = _within(own, lower, upper, slack)
-    small = [trail.seen[order[k]].n_pixels < SMALL * whole.seen[order[k]].n_pixels for k in common]
-    return {order[k] for k, *yes in zip(common, inside, small, strict=True) if all(yes)}
+        return {}
+    poses = whole.poses[common]
+    middles = np.stack([piece.seen[order[k]].centre for k in common]) - poses[:, :3]
+    own = np.einsum("nji,nj->ni", rotation_from_yaw(poses[:, 3]), middles)
+    lower, upper = whole.model.bounds()
+    share = (own - (lower + upper) / 2) / ((upper - lower) / 2 + slack)
+    share[:, 2] = np.maximum(share[:, 2], 0)
+    return {order[k]: float(s) for k, s in zip(common, np.abs(share).max(axis=1), strict=True)}
 
 
-def _within(
-    own: Float[np.ndarray, "n 3"], lower: Float[np.ndarray, "3"], upper: Float[np.ndarray, "3"],
-    reach: float,
-) -> Bool[np.ndarray, " n"]:  # fmt: skip
-    """Whether own-frame points lie within bounds grown by ``reach``, or below them."""
-    beside = ((own > lower - reach) & (own < upper + reach))[:, :2].all(axis=1)
-    return beside & (own[:, 2] < upper[2] + reach)
+def collect(things: Sequence[Registered]) -> list[Trail]:
+    """The trails of ``things``, one each in the same order, after each blob that is a piece of a
+    larger thing has moved to the one in whose middle it lies most.
+
+    A whole trail moves, also where the larger thing was not seen, if it lies within it most of the
+    time; else single blobs do that are small beside it.
+    """
+    trails = [Trail(dict(t.trail.blobs), dict(t.trail.seen)) for t in things]
+    for j in sorted(range(len(things)), key=lambda k: things[k].n_pixels):
+        larger = [i for i in range(len(things)) if things[i].n_pixels > things[j].n_pixels]
+        for instant, i in _homes(things[j].trail, {i: things[i] for i in larger}).items():
+            blob = trails[j].blobs.pop(instant)
+            del trails[j].seen[instant]
+            if instant in trails[i].blobs:
+                blob = join([trails[i].blobs[instant], blob])
+            trails[i].add(blob, Appearance.of(blob))
+    return trails
 
 
-def take(trail: Trail, instants: set[int]) -> Trail:
-    """The part of a trail at ``instants``."""
-    kept = sorted(instants & set(trail.seen))
-    return Trail({i: trail.blobs[i] for i in kept}, {i: trail.seen[i] for i in kept})
-
-
-def absorb(whole: Trail, piece: Trail) -> Trail:
-    """One trail of both's blobs."""
-    joined = Trail(dict(whole.blobs), dict(whole.seen))
-    for instant, blob in piece.blobs.items():
-        if instant in joined.blobs:
-            blob = join([joined.blobs[instant], blob])
-        joined.add(blob, Appearance.of(blob))
-    return joined
+def _homes(piece: Trail, larger: dict[int, Registered]) -> dict[int, int]:
+    """Instant → which of the larger things the piece's blob belongs to, where it does."""
+    single: dict[int, tuple[float, int]] = {}
+    entire: list[tuple[float, int]] = []
+    for i, whole in larger.items():
+        slack = 2 * whole.model.grid.voxel_size
+        far = offsets(piece, whole, slack + 0.1 * float(whole.trail.size[0]))
+        often = len(far) >= max(3, 0.4 * len(piece.seen))
+        if often and np.mean([v <= 1 for v in far.values()]) >= MOST:
+            entire.append((float(np.median(list(far.values()))), i))
+        for instant, value in offsets(piece, whole, slack).items():
+            small = SMALL * whole.trail.seen[instant].n_pixels > piece.seen[instant].n_pixels
+            if small and value <= 1:
+                single[instant] = min(single.get(instant, (2.0, -1)), (value, i))
+    if entire:
+        return dict.fromkeys(piece.seen, min(entire)[1])
+    return {instant: i for instant, (_, i) in single.items()}

@@ -40,19 +40,23 @@ class Shape:
 
 
 def closest_box(
-    points: Float[np.ndarray, "n 2"], edge: float = 0.01
+    points: Float[np.ndarray, "n 2"], edge: float = 0.01, heading: float | None = None
 ) -> tuple[np.ndarray, float, np.ndarray]:
     """(middle, angle, extents) of the rectangle of least area around all but ``edge`` of the
-    ``points`` at each side; 1° steps, the longer side first."""
-    best = None
-    for angle in np.deg2rad(np.arange(90)):
+    ``points`` at each side; 1° steps, the longer side first. With a ``heading`` (rad): of those
+    whose area is at most 8 % above the least, the one whose sides are closest to it."""
+    angles = np.deg2rad(np.arange(90))
+    boxes = []
+    for angle in angles:
         turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
         lower, upper = np.quantile(points @ turn, [edge, 1 - edge], axis=0)
-        area = float(np.prod(upper - lower))
-        if best is None or area < best[0]:
-            best = (area, turn @ ((lower + upper) / 2), float(angle), upper - lower)
-    assert best is not None
-    _, middle, angle, extents = best
+        boxes.append((turn @ ((lower + upper) / 2), upper - lower))
+    areas = np.array([np.prod(extents) for _, extents in boxes])
+    best = int(np.argmin(areas))
+    if heading is not None:
+        off = np.abs((angles - heading + np.pi / 4) % (np.pi / 2) - np.pi / 4)
+        best = int(np.argmin(np.where(areas <= 1.08 * areas.min(), off, np.inf)))
+    angle, (middle, extents) = float(angles[best]), boxes[best]
     if extents[1] > extents[0]:
         angle, extents = angle + np.pi / 2, extents[::-1]
     return middle, float(wrap_angle(angle)), extents
@@ -106,10 +110,10 @@ def measure(
     model: Model, crops: Crops, poses: Float[np.ndarray, "i 4"]
 ) -> tuple[np.ndarray, float, np.ndarray]:
     """(middle, yaw, dims) of the box in the model's frame: the rectangle of least area around the
-    surface seen from above, grown at sides that nobody saw, from the ground it stands on to its
-    top."""
+    surface seen from above (along the way it goes, if nearly as small), grown at sides that nobody
+    saw, from the ground it stands on to its top."""
     points = surface_points(model)
-    middle, yaw, extents = closest_box(points[:, :2], EDGE)
+    middle, yaw, extents = closest_box(points[:, :2], EDGE, own_heading(poses))
     bottom, top = np.quantile(points[:, 2], [EDGE, 1 - EDGE])
     dims = np.array([*extents, top - bottom])
     ground = ground_below(crops, poses, dims, float(bottom))
@@ -165,6 +169,19 @@ def _is_free(model: Model, points: Float[np.ndarray, "*n 3"]) -> Bool[np.ndarray
     inside = ((index >= 0) & (index < model.grid.shape)).all(axis=-1)
     index = tuple(np.moveaxis(index.clip(0, np.array(model.grid.shape) - 1), -1, 0))
     return ~inside | ((model.votes[index] > 0) & (model.distance[index] > 0))
+
+
+def own_heading(poses: Float[np.ndarray, "i 4"]) -> float | None:
+    """Own-frame direction (rad, modulo 90°) in which the thing mostly went, step by step; None
+    where it went no way in particular. Jumps (steps above five times the median) do not count."""
+    steps = np.diff(poses[:, :2], axis=0)
+    length = np.linalg.norm(steps, axis=1)
+    length[length > 5 * np.median(length)] = 0
+    if length.sum() < 0.3:
+        return None
+    direction = np.arctan2(steps[:, 1], steps[:, 0]) - (poses[1:, 3] + poses[:-1, 3]) / 2
+    mean = (length * np.exp(4j * direction)).sum() / length.sum()
+    return float(np.angle(mean) / 4) if abs(mean) > 0.8 else None
 
 
 def _nose_forward(poses: Float[np.ndarray, "i 4"], instants: list[int]) -> bool:

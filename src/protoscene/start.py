@@ -12,7 +12,7 @@ from protoscene.crops import Crops, cut
 from protoscene.follow import Trail
 from protoscene.geometry import Grid, centred_grid, wrap_angle
 from protoscene.observe import Progress
-from protoscene.pieces import absorb, pieces_of, take
+from protoscene.pieces import Registered, collect
 from protoscene.propose import Blob
 from protoscene.recording import Recording
 from protoscene.register import Fusion, Model, descend, misfit, search, total_misfit
@@ -48,50 +48,36 @@ def start(
     """The things that the trails show, best score first; ``blobs[i]`` are all blobs of instant i,
     ``noise`` the sensor's as a multiple of ``depth_noise``.
 
-    The trail with most pixels is registered first and takes in the pieces that go with it; then
-    the next of those left.
+    Every trail is registered; then pieces move to the things in which they lie, and what changed
+    is registered again.
     """
     left = [t for t in trails if len(t.blobs) >= MIN_INSTANTS]
-    left.sort(key=lambda t: -sum(a.n_pixels for a in t.seen.values()))
-    things, total = [], len(left)
-    while left:
-        trail, *left = left
-        trail, left, crops, poses, model = _register_whole(trail, left, recording, blobs, noise)
-        things.append(_finish(trail, crops, poses, model, recording))
-        progress("register", total - len(left), total)
+    first: list[Registered] = []
+    for trail, crops in zip(left, cut(recording, left, blobs, noise), strict=True):
+        first.append(Registered(trail, crops, *register(trail, crops, recording)))
+        progress("register", len(first), len(left))
+    things = []
+    for old, trail in zip(first, collect(first), strict=True):
+        if len(trail.blobs) < MIN_INSTANTS:
+            continue
+        new = old
+        if any(trail.blobs[i] is not old.trail.blobs.get(i) for i in trail.blobs):
+            (crops,) = cut(recording, [trail], blobs, noise)
+            new = Registered(trail, crops, *register(trail, crops, recording))
+        elif len(trail.blobs) < len(old.trail.blobs):
+            continue  # what is left of a trail of pieces
+        things.append(_finish(new, recording))
     return sorted(things, key=lambda t: (-t.score, t.instants))
 
 
-def _register_whole(
-    trail: Trail, others: list[Trail], recording: Recording, blobs: list[list[Blob]], noise: float
-) -> tuple[Trail, list[Trail], Crops, Float[np.ndarray, "i 4"], Model]:
-    """Register a trail, take in what of the others are pieces of it, and register again, twice at
-    most; returns it with what is left of the others."""
-    for _ in range(2):
-        (crops,) = cut(recording, [trail], blobs, noise)
-        poses, model = register(trail, crops, recording)
-        slack = 2 * model.grid.voxel_size
-        taken = [pieces_of(t, trail, poses, model, slack) for t in others]
-        if not any(taken):
-            break
-        for other, instants in zip(others, taken, strict=True):
-            trail = absorb(trail, take(other, instants))
-        others = [take(t, set(t.seen) - own) for t, own in zip(others, taken, strict=True)]
-        others = [t for t in others if len(t.seen) >= MIN_INSTANTS]
-    else:
-        (crops,) = cut(recording, [trail], blobs, noise)
-        poses, model = register(trail, crops, recording)
-    return trail, others, crops, poses, model
-
-
-def _finish(
-    trail: Trail, crops: Crops, poses: Float[np.ndarray, "i 4"], model: Model, recording: Recording
-) -> Thing:
+def _finish(registered: Registered, recording: Recording) -> Thing:
+    trail, crops = registered.trail, registered.crops
+    poses, model = registered.poses, registered.model
     instants = sorted(trail.blobs)
     surface = model.surface()
     n = len(instants)
     misfits = np.array([total_misfit(misfit(model, surface, crops, k, poses[k])) for k in range(n)])
-    good = misfits <= max(0.35, float(np.median(misfits)) + 0.15)
+    good = _fitting(misfits)
     shape = finish(crops, model, poses, instants, good, finest=0.5 * _footprint(trail, recording))
     return Thing(
         instants, shape.dims, shape.poses, misfits, shape.rgba, shape.voxel_size,
@@ -156,14 +142,22 @@ def register(
     for _ in range(ROUNDS):
         for k in range(len(instants)):
             poses[k] = descend(model, crops, k, poses[k], 4)
-        _sweep(model, crops, times, poses)
-        model = Fusion(crops, grid, truncation).add(poses, joined).model()
+        costs = _sweep(model, crops, times, poses)
+        model = Fusion(crops, grid, truncation).add(poses, _fitting(costs)).model()
     return poses, model
 
 
-def _sweep(model: Model, crops: Crops, times: np.ndarray, poses: Float[np.ndarray, "i 4"]) -> None:
+def _fitting(misfits: Float[np.ndarray, " i"]) -> Bool[np.ndarray, " i"]:
+    """The instants that may be fused: not much worse than most."""
+    return misfits <= max(0.3, float(np.median(misfits)) + 0.12)
+
+
+def _sweep(
+    model: Model, crops: Crops, times: np.ndarray, poses: Float[np.ndarray, "i 4"]
+) -> Float[np.ndarray, " i"]:
     """Offer each instant, there and back, the poses that its neighbours lead to, and take (in
-    place) the one that fits best: one instant that was found right puts the next ones right."""
+    place) the one that fits best: one instant that was found right puts the next ones right.
+    Returns the misfits."""
     n, surface = len(times), model.surface()
     costs = [total_misfit(misfit(model, surface, crops, k, poses[k])) for k in range(n)]
     for order, step in ((range(1, n), -1), (range(n - 2, -1, -1), 1)):
@@ -177,6 +171,7 @@ def _sweep(model: Model, crops: Crops, times: np.ndarray, poses: Float[np.ndarra
                 cost = total_misfit(misfit(model, surface, crops, k, pose))
                 if cost < costs[k] - 1e-3:
                     poses[k], costs[k] = pose, cost
+    return np.array(costs)
 
 
 def _on_line(
