@@ -46,6 +46,21 @@ class Crops:
     def own_points(self, i: int) -> Float[np.ndarray, "m 3"]:
         return self.points[self.start[i] : self.start[i + 1]]
 
+    @property
+    def distance(self) -> float:
+        """Median z-depth (m) of the thing over all its crops."""
+        return float(np.median(self._depths()))
+
+    @property
+    def pixel_size(self) -> float:
+        """What a pixel covers (m) at the thing, median over all its crops."""
+        return float(np.median(self._depths() / self.pinhole[:, 0]))
+
+    def _depths(self) -> Float[np.ndarray, " c"]:
+        middles = np.stack([self.own_points(i).mean(axis=0) for i in range(self.n_instants)])
+        own = middles[self.window[:, 0]]
+        return np.einsum("cj,cj->c", self.pose[:, 2, :3], own) + self.pose[:, 2, 3]
+
     def of(self, i: int) -> Int[np.ndarray, " m"]:
         """Indices of instant i's crops."""
         return np.nonzero(self.window[:, 0] == i)[0]

@@ -17,7 +17,7 @@ from protoscene.recording import CACHE_BYTES, Recording
 from protoscene.scene import Scene, SceneObject, Track
 from protoscene.start import Thing, start
 
-KEEP_SCORE = 0.2
+KEEP_SCORE = 0.3
 """What scores less is not listed at all."""
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from protoscene.crops import Crops, cut
 from protoscene.follow import Trail
 from protoscene.geometry import Grid, centred_grid, wrap_angle
-from protoscene.observe import Progress
+from protoscene.observe import Progress, depth_noise
 from protoscene.pieces import Registered, collect
 from protoscene.propose import Blob
 from protoscene.recording import Recording
@@ -78,32 +78,30 @@ def _finish(registered: Registered, recording: Recording) -> Thing:
     n = len(instants)
     misfits = np.array([total_misfit(misfit(model, surface, crops, k, poses[k])) for k in range(n)])
     good = _fitting(misfits)
-    shape = finish(crops, model, poses, instants, good, finest=0.5 * _footprint(trail, recording))
+    shape = finish(crops, model, poses, instants, good, finest=0.5 * crops.pixel_size)
     return Thing(
         instants, shape.dims, shape.poses, misfits, shape.rgba, shape.voxel_size,
-        _score(shape.dims, shape.poses, misfits, recording),
+        _score(shape.dims, shape.poses, misfits, crops, len(recording)),
     )  # fmt: skip
 
 
-def _score(dims: np.ndarray, poses: np.ndarray, misfits: np.ndarray, recording: Recording) -> float:
-    """How sure we are of a moving thing, in [0, 1]: seen often × fits its own prototype × moved."""
-    often = min(len(poses) / max(MIN_INSTANTS + 1, 0.4 * len(recording)), 1.0)
-    fits = 1 / (1 + np.exp((np.median(misfits) - 0.45) / 0.05))
-    moved = np.linalg.norm(np.ptp(poses[:, :2], axis=0)) / np.hypot(dims[0], dims[1])
-    return float(often * fits * min(1.0, moved / 0.25))
+def _score(
+    dims: np.ndarray, poses: np.ndarray, misfits: np.ndarray, crops: Crops, n_instants: int
+) -> float:
+    """How sure we are of a moving thing, in [0, 1]: seen often × fits its own prototype × moved by
+    a quarter of its size and by more than what its pixels and their noise tell apart."""
+    often = min(len(poses) / max(MIN_INSTANTS + 1, 0.4 * n_instants), 1.0)
+    fits = 1 / (1 + np.exp((np.median(misfits) - 0.55) / 0.06))
+    moved = float(np.linalg.norm(np.ptp(poses[:, :2], axis=0)))
+    noise = crops.noise * float(depth_noise(np.array(crops.distance)))
+    least = max(0.25 * float(np.hypot(dims[0], dims[1])), 3 * crops.pixel_size + 4 * noise)
+    return float(often * fits * min(1.0, moved / least))
 
 
-def _footprint(trail: Trail, recording: Recording) -> float:
-    """What a pixel covers (m) at the thing's median distance from the first camera."""
-    camera = recording.frames[0].camera
-    far = np.median([np.linalg.norm(a.centre - camera.centre) for a in trail.seen.values()])
-    return float(far) / camera.fx
-
-
-def _canonical_grid(trail: Trail, recording: Recording) -> Grid:
+def _canonical_grid(trail: Trail, crops: Crops) -> Grid:
     """A grid that holds the thing wherever in it its best seen blob has its middle."""
     diagonal, height = np.quantile([a.size for a in trail.seen.values()], 0.9, axis=0)
-    voxel = max(diagonal / 36, height / 40, 0.6 * _footprint(trail, recording))
+    voxel = max(diagonal / 36, height / 40, 0.6 * crops.pixel_size)
     side = 1.6 * diagonal + 6 * voxel
     return centred_grid((side, side, 1.8 * height + 8 * voxel), voxel)
 
@@ -118,7 +116,7 @@ def register(
     """
     instants = sorted(trail.blobs)
     seen = [trail.seen[i] for i in instants]
-    grid = _canonical_grid(trail, recording)
+    grid = _canonical_grid(trail, crops)
     truncation = max(4 * grid.voxel_size, 0.07 * float(trail.size[0]))
     first = int(np.argmax([a.n_pixels for a in seen]))
     poses = np.zeros((len(instants), 4))
