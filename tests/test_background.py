@@ -117,13 +117,13 @@ def trilinear(surface: StaticSurface, points: np.ndarray) -> np.ndarray:
 def slow_subtract(view: View, static: Static) -> np.ndarray:
     """For a sensor without noise, whose share of the margin is tested below."""
     assert static.noise == 0
-    far = MARGIN_M + 0 * view.depth
+    far = MARGIN_M + 0.5 * view.depth / view.camera.fx  # half of what a pixel covers
     at = trilinear(static.surface, view.camera.unproject(view.depth))
     behind = trilinear(static.surface, view.camera.unproject(view.depth + far))
     new = (view.depth > 0) & ((behind > 0) | (np.isnan(behind) & (at > far)))
     if view.camera_name in static.pixel_depth:
         stays = static.pixel_depth[view.camera_name]
-        new &= (stays == 0) | (view.depth < stays - far)
+        new &= (stays == 0) | (view.depth < stays - MARGIN_M)
     return new & (ndimage.convolve(new.astype(int), np.ones((3, 3)), mode="constant") >= 5)
 
 

@@ -9,7 +9,7 @@ from moving_boxes import CART_DIMS, Box
 from moving_cart import NOISE, Ride, pose_errors, ride, smooth
 from protoscene.follow import Appearance, Trail
 from protoscene.geometry import centred_grid
-from protoscene.pieces import absorb, pieces_of, take
+from protoscene.pieces import Registered, collect, offsets
 from protoscene.propose import Blob
 from protoscene.register import Fusion, Model
 from protoscene.start import start
@@ -48,17 +48,38 @@ def model(taken: Ride) -> Model:
     return fusion.add(taken.poses, np.ones(12, bool)).model()
 
 
-def test_a_part_is_a_piece_at_every_instant(taken, body_and_cab, model) -> None:
+def part_of(trail: Trail, instants: range) -> Trail:
+    return trail_of([trail.blobs[i] for i in instants if i in trail.blobs])
+
+
+def registered(trail: Trail, taken: Ride, model: Model) -> Registered:
+    return Registered(trail, taken.crops, taken.poses[sorted(trail.seen)], model)
+
+
+def test_a_part_moves_to_the_whole_at_every_instant(taken, body_and_cab, model) -> None:
     body, cab = body_and_cab
-    assert pieces_of(cab, body, taken.poses, model, 0.04) == set(range(12))
-    late = take(body, set(range(4, 12)))  # the whole itself was not seen at first
-    assert pieces_of(cab, late, taken.poses[4:], model, 0.04) == set(range(12))
+    late = part_of(body, range(4, 12))  # the whole itself was not seen at first
+    for whole in (body, late):
+        one, other = collect([registered(whole, taken, model), registered(cab, taken, model)])
+        assert sorted(one.seen) == list(range(12)) and not other.seen
+        for i in range(12):
+            pixels = len(cab.blobs[i].points)
+            pixels += len(whole.blobs[i].points) if i in whole.blobs else 0
+            assert len(one.blobs[i].points) == pixels
+    assert sorted(late.seen) == list(range(4, 12))  # what was given stays as it is
 
 
 def test_what_passes_by_is_no_piece(taken: Ride, model: Model) -> None:
     other = trail_of([b[1] for b in taken.blobs])
-    assert pieces_of(other, taken.trail, taken.poses, model, 0.04) == set()
-    assert pieces_of(take(other, set()), taken.trail, taken.poses, model, 0.04) == set()
+    one, two = collect([registered(taken.trail, taken, model), registered(other, taken, model)])
+    assert one.blobs == taken.trail.blobs and two.blobs == other.blobs
+
+
+def test_offsets_are_0_in_the_middle_and_1_at_the_bounds(taken: Ride, model: Model) -> None:
+    whole = registered(taken.trail, taken, model)
+    values = offsets(taken.trail, whole, 0.0)
+    assert sorted(values) == list(range(12)) and max(values.values()) < 0.5
+    assert offsets(Trail(), whole, 0.0) == {}
 
 
 def test_a_thing_in_two_trails_is_one(taken: Ride, body_and_cab: tuple[Trail, Trail]) -> None:
@@ -74,14 +95,3 @@ def test_two_things_stay_two(taken: Ride) -> None:
     assert len(things) == 2
     heights = sorted(float(t.dims[2]) for t in things)
     np.testing.assert_allclose(heights, [0.2, CART_DIMS[2]], atol=0.015)
-
-
-def test_taking_and_absorbing_are_inverse(body_and_cab: tuple[Trail, Trail]) -> None:
-    body, cab = body_and_cab
-    whole = absorb(body, take(cab, {2, 3}))
-    assert sorted(body.seen) == sorted(whole.seen) == list(range(12))
-    assert [len(whole.blobs[i].points) - len(body.blobs[i].points) for i in range(12)] == [
-        len(cab.blobs[i].points) if i in (2, 3) else 0 for i in range(12)
-    ]
-    parted = absorb(take(body, {0, 1}), take(body, set(range(2, 12))))
-    assert all(parted.blobs[i] is body.blobs[i] for i in range(12))

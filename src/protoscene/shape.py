@@ -43,8 +43,8 @@ def closest_box(
     points: Float[np.ndarray, "n 2"], edge: float = 0.01, heading: float | None = None
 ) -> tuple[np.ndarray, float, np.ndarray]:
     """(middle, angle, extents) of the rectangle of least area around all but ``edge`` of the
-    ``points`` at each side; 1° steps, the longer side first. With a ``heading`` (rad): of those
-    whose area is at most 8 % above the least, the one whose sides are closest to it."""
+    ``points`` at each side; 1° steps, the longer side first. With a ``heading`` (rad): of the local
+    minima of the area that are at most 15 % above the least, the one with sides closest to it."""
     angles = np.deg2rad(np.arange(90))
     boxes = []
     for angle in angles:
@@ -55,7 +55,10 @@ def closest_box(
     best = int(np.argmin(areas))
     if heading is not None:
         off = np.abs((angles - heading + np.pi / 4) % (np.pi / 2) - np.pi / 4)
-        best = int(np.argmin(np.where(areas <= 1.08 * areas.min(), off, np.inf)))
+        near = np.minimum.reduce([np.roll(areas, k) for k in range(-5, 6)])
+        best = int(
+            np.argmin(np.where((areas <= near) & (areas <= 1.15 * areas.min()), off, np.inf))
+        )
     angle, (middle, extents) = float(angles[best]), boxes[best]
     if extents[1] > extents[0]:
         angle, extents = angle + np.pi / 2, extents[::-1]
