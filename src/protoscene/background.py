@@ -12,25 +12,29 @@ from protoscene.geometry import Grid
 from protoscene.observe import (
     Progress,
     ViewStack,
-    _noise,
     depth_noise,
+    depth_sigma,
     noise_scale,
     signed_distance,
 )
 from protoscene.recording import Recording, View
 
-BINS = 36
-BEFORE, BEHIND = 5.0, 4.0
-"""Distances before and behind the surface that are told apart, in voxels."""
+BINS, BEFORE, BEHIND = 36, 5.0, 4.0
+"""Bins of a voxel's distances, and how far (voxels) before and behind the surface they reach."""
 PRESENT_SHARE = 0.9
 """A thing that is away in more than a tenth of the instants is not background."""
 MAX_INSTANTS = 240
 """Instants (evenly chosen) that vote on the background: what a byte can count."""
 NEW, SURE = 1, 2
 """What a pixel can be: before what stays; with nothing but clearly free voxels around its point."""
-MARGIN_M = 0.01
-"""A pixel must lie this much, and 1.5 times the sensor's noise, and half of what a pixel covers,
+MARGIN_M, MARGIN_SIGMAS, MARGIN_PIXELS = 0.01, 1.5, 0.5
+"""A pixel must lie this much, and this often the sensor's noise, and this often what a pixel covers
 before the background to be new."""
+SURE_M, SURE_SIGMAS = 0.04, 4.0
+"""The voxels around a sure pixel's point lie this much, and this often the sensor's noise, before
+the background, or at 80 % of what is told apart."""
+HISTORY = 48
+"""Pictures (evenly chosen) of a camera that never moves from which its pixels' depth is taken."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +126,8 @@ def _interpolated(distance, origin, voxel, x, y, z):  # type: ignore[no-untyped-
 
 
 @numba.njit(cache=True, parallel=True)
-def _foreground(distance, origin, voxel, depth, pose, pinhole, margin, noise):  # type: ignore[no-untyped-def]
+def _foreground(distance, origin, voxel, depth, pose, pinhole, noise):  # type: ignore[no-untyped-def]
+    """Which pixels the static surface cannot explain, and which surely: 0, NEW or SURE each."""
     out = np.zeros(depth.shape, dtype=np.uint8)
     n, height = depth.shape[:2]
     for k in numba.prange(n * height):
@@ -132,11 +137,12 @@ def _foreground(distance, origin, voxel, depth, pose, pinhole, margin, noise):  
             seen = depth[view, row, column]
             if seen <= 0:
                 continue
+            sigma = depth_sigma(seen)
             # How free the point itself is, and the point as far behind it as the background must
             # be; where nobody ever saw behind it, it must itself float in free space.
-            far = margin + 1.5 * noise * _noise(seen) + 0.5 * seen / pinhole[view, 0]
+            far = MARGIN_M + MARGIN_SIGMAS * noise * sigma + MARGIN_PIXELS * seen / pinhole[view, 0]
             # Distances are told apart up to BEFORE only.
-            sure = min(0.04 + 4 * noise * _noise(seen), 0.8 * BEFORE * voxel)
+            sure = min(SURE_M + SURE_SIGMAS * noise * sigma, 0.8 * BEFORE * voxel)
             clear, around, behind = np.nan, np.nan, np.nan
             for push in range(2):
                 at = seen + far * push
@@ -165,10 +171,6 @@ class Static:
     surface: StaticSurface
     pixel_depth: dict[str, Float[np.ndarray, "h w"]]
     noise: float
-
-
-HISTORY = 48
-"""Pictures (evenly chosen) of a camera that never moves from which its pixels' depth is taken."""
 
 
 def estimate_background(
@@ -218,14 +220,14 @@ def subtract(views: list[View], static: Static) -> list[UInt8[np.ndarray, "h w"]
     stack = ViewStack.of(views)
     masks = _foreground(
         surface.distance, surface.grid.origin, surface.grid.voxel_size, stack.depth, stack.pose,
-        stack.pinhole, MARGIN_M, static.noise,
+        stack.pinhole, static.noise,
     )  # fmt: skip
     result = []
     for i, view in enumerate(views):
         mask = masks[i, : view.camera.height, : view.camera.width]
         stays = static.pixel_depth.get(view.camera_name)
         if stays is not None:
-            margin = MARGIN_M + 1.5 * static.noise * depth_noise(view.depth)
+            margin = MARGIN_M + MARGIN_SIGMAS * static.noise * depth_noise(view.depth)
             mask = np.where((stays == 0) | (view.depth < stays - margin), mask, 0)
         result.append(np.where(_without_specks(mask > 0), mask, 0).astype(np.uint8))
     return result

@@ -8,12 +8,14 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from protoscene.follow import Trail
-from protoscene.observe import camera_arrays
+from protoscene.observe import NEAREST_M, camera_arrays
 from protoscene.propose import Blob
 from protoscene.recording import Recording, View
 
 BACKGROUND, OWN, OTHER = 0, 1, 2
 """Whose pixel it is: of what stays, of this thing, of another moving thing."""
+POINTS = 1200
+"""Own pixels of an instant that take part in its registration."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,10 +68,6 @@ class Crops:
         return np.nonzero(self.window[:, 0] == i)[0]
 
 
-POINTS = 1200
-"""Own pixels of an instant that take part in its registration."""
-
-
 def cut(
     recording: Recording, trails: list[Trail], others: list[list[Blob]], noise: float
 ) -> list[Crops]:
@@ -96,9 +94,12 @@ def _cut_instant(views: list[View], trail: Trail, instant: int, others: list[Blo
     for v, view in enumerate(views):
         own = blob.pixels[blob.pixels[:, 0] == v, 1:]
         seen = view.camera.project(corners)
-        if (seen[:, 2] < 0.05).any():
+        if (seen[:, 2] >= NEAREST_M).all():
+            box = np.concatenate([seen[:, 1::-1], own])
+        elif len(own):  # around a thing right before the camera: the whole picture
+            box = np.array([(0, 0), view.depth.shape])
+        else:
             continue
-        box = np.concatenate([seen[:, 1::-1], own])
         first = np.maximum(np.floor(box.min(axis=0)).astype(int) - 1, 0)
         last = np.minimum(np.ceil(box.max(axis=0)).astype(int) + 2, view.depth.shape)
         if (last <= first).any():

@@ -14,13 +14,14 @@ JUMP_COST = 4.0
 """What any distance costs at most: a thing may be picked up and put down elsewhere."""
 COLOUR_COST, MOST_COLOUR_COST = 12.0, 5.0
 """Cost per share of colours not in common, and at most: a thing's other side may look different."""
-SIZE_COST = 3.0
-"""Cost of the greatest difference in size (half of a thing may be hidden)."""
+SIZE_SPREAD, SIZE_COST = 0.35, 3.0
+"""Standard deviation of the logarithm of a thing's size from blob to blob, and what a difference
+costs at most (half of a thing may be hidden)."""
 YOUNG_COST, GROWN_UP = 2.0, 5
 """Cost of a trail of one instant, falling to 0 at this many: a piece seen apart for once shall not
 take the thing from its trail."""
-ABSENCE_COST = 2.0
-"""Cost of having been away for long."""
+ABSENCE_STEP_COST, ABSENCE_COST = 0.2, 2.0
+"""Cost per instant of having been away, and at most."""
 FRAGMENT_GAP, FLOATING_GAP = 0.15, 0.6
 """Pieces of a thing are apart by less than this share of their mean size; by less than the second
 one if the upper piece floats, which nothing does by itself."""
@@ -59,11 +60,13 @@ class Trail:
     seen: dict[int, Appearance] = field(default_factory=dict)
 
     def add(self, blob: Blob, appearance: Appearance) -> None:
+        """Put a blob at its instant, in place of what was there."""
         self.blobs[blob.instant] = blob
         self.seen[blob.instant] = appearance
 
     @property
     def last(self) -> int:
+        """The latest instant at which it was seen."""
         return max(self.seen)
 
     @property
@@ -79,8 +82,9 @@ class Trail:
         return np.sqrt(shares)
 
     def predict(self, instant: int, times: tuple[float, ...]) -> tuple[np.ndarray, float]:
-        """Expected centre at ``instant`` and its standard deviation (m): constant velocity where
-        the last two steps were shorter than the thing, standing still otherwise."""
+        """Expected centre at ``instant`` and its standard deviation (m): constant velocity, for at
+        most three steps, where the last step was shorter than one and a half footprints; standing
+        still otherwise."""
         order = sorted(self.seen)
         here = self.seen[order[-1]].centre
         reach = 0.5 * self.size[0]
@@ -128,7 +132,7 @@ def _costs(
     size, typical, recent = trail.size, trail.histogram(), trail.seen[trail.last].histogram
     young = YOUNG_COST * max(0.0, (GROWN_UP - len(trail.seen)) / (GROWN_UP - 1))
     young *= min(1.0, instant / GROWN_UP)  # at first every trail is young
-    absence = min(0.2 * (instant - trail.last - 1), ABSENCE_COST)
+    absence = min(ABSENCE_STEP_COST * (instant - trail.last - 1), ABSENCE_COST)
     costs = np.empty(len(seen))
     for i, a in enumerate(seen):
         distance = float(np.linalg.norm(a.centre - expected))
@@ -137,7 +141,7 @@ def _costs(
         costs[i] = (
             min(0.5 * (distance / reach) ** 2, JUMP_COST)
             + min(COLOUR_COST * (1 - min(likeness, 1.0)), MOST_COLOUR_COST)
-            + min(float((ratio**2).sum()) / (2 * 0.35**2), SIZE_COST)
+            + min(float((ratio**2).sum()) / (2 * SIZE_SPREAD**2), SIZE_COST)
             + absence
             + young
         )

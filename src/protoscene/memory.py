@@ -17,7 +17,8 @@ def available_bytes() -> int:
     meminfo = Path("/proc/meminfo")
     if meminfo.is_file():
         fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-        found.append(int(fields["MemAvailable"].split()[0]) * 1024)
+        if "MemAvailable" in fields:  # not in every sandbox's
+            found.append(int(fields["MemAvailable"].split()[0]) * 1024)
     limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
     if limit.is_file() and used.is_file() and limit.read_text().strip() != "max":
         found.append(int(limit.read_text()) - int(used.read_text()))

@@ -19,6 +19,9 @@ numba.config.THREADING_LAYER_PRIORITY = ["tbb", "workqueue", "omp"]  # type: ign
 Progress = Callable[[str, int, int], None]
 """Called with a stage's name, how much of it is done, and its total."""
 
+NEAREST_M = 0.05
+"""What has a smaller z-depth (m) is right before the camera or behind it, and not projected."""
+
 
 def depth_noise(depth: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
     """Standard deviation (m) of a structured-light z-depth: 1.2 mm + 1.9 mm/m² · (z − 0.4 m)².
@@ -50,7 +53,8 @@ def noise_scale(recording: Recording) -> float:
 
 
 @numba.njit(cache=True, inline="always")
-def _noise(depth: float) -> float:
+def depth_sigma(depth: float) -> float:
+    """:func:`depth_noise` of one depth, for kernels."""
     return 0.0012 + 0.0019 * (depth - 0.4) * (depth - 0.4)
 
 
@@ -81,7 +85,9 @@ class ViewStack:
         return cls(depth, colour, pose, pinhole)
 
 
-def camera_arrays(cameras: list[Camera]) -> tuple[np.ndarray, np.ndarray]:
+def camera_arrays(
+    cameras: list[Camera],
+) -> tuple[Float[np.ndarray, "v 3 4"], Float[np.ndarray, "v 6"]]:
     """camera_from_world (v, 3, 4) and fx fy cx cy width height (v, 6), for kernels."""
     pose = np.stack([c.camera_from_world[:3] for c in cameras])
     pinhole = np.array([[c.fx, c.fy, c.cx, c.cy, c.width, c.height] for c in cameras], float)
@@ -89,10 +95,10 @@ def camera_arrays(cameras: list[Camera]) -> tuple[np.ndarray, np.ndarray]:
 
 
 @numba.njit(cache=True, inline="always")
-def _depth_along(x, y, z, pose, pinhole):  # type: ignore[no-untyped-def]
+def project_point(x, y, z, pose, pinhole):  # type: ignore[no-untyped-def]
     """(z-depth, row, column) of a world point in a camera; row −1 outside the picture."""
     depth = pose[2, 0] * x + pose[2, 1] * y + pose[2, 2] * z + pose[2, 3]
-    if depth < 0.05:
+    if depth < NEAREST_M:
         return depth, -1, -1
     u = pinhole[0] * (pose[0, 0] * x + pose[0, 1] * y + pose[0, 2] * z + pose[0, 3]) / depth
     v = pinhole[1] * (pose[1, 0] * x + pose[1, 1] * y + pose[1, 2] * z + pose[1, 3]) / depth
@@ -104,8 +110,9 @@ def _depth_along(x, y, z, pose, pinhole):  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True, parallel=True)
 def signed_distance(origin, voxel, shape, depth, pose, pinhole, behind):  # type: ignore[no-untyped-def]
-    """Per voxel: how far (m of z-depth) its centre lies before the seen surface, the nearest of
-    all views; NaN where no view looks or it lies more than ``behind`` metres behind."""
+    """Per voxel: how far (m of z-depth) its centre lies before the seen surface, the least of all
+    views; a view without depth there, or in which it lies more than ``behind`` metres behind, does
+    not count; NaN where none does."""
     nz, ny, nx = shape
     out = np.empty((nz, ny, nx), dtype=np.float32)
     for k in numba.prange(nz * ny):
@@ -116,7 +123,7 @@ def signed_distance(origin, voxel, shape, depth, pose, pinhole, behind):  # type
             x = origin[0] + (ix + 0.5) * voxel
             best = np.float32(np.nan)
             for view in range(depth.shape[0]):
-                at, row, column = _depth_along(x, y, z, pose[view], pinhole[view])
+                at, row, column = project_point(x, y, z, pose[view], pinhole[view])
                 if row < 0:
                     continue
                 seen = depth[view, row, column]
@@ -158,7 +165,8 @@ def _bin_points(origin, voxel, shape, depth, colour, pose, pinhole, count, total
 def observe_instant(views: ViewStack, grid: Grid, time: float) -> Evidence:
     """Occupied: a depth pixel ends in the voxel. Free: its centre lies before what some pixel
     saw by more than half a voxel's diagonal and twice the sensor's noise there, no other view
-    contradicts, and nothing ended in it. A pixel without depth says nothing."""
+    contradicts, and nothing ended in it. A pixel without depth says nothing. The noise is that of
+    the 99 % quantile of all depths: one bound for the whole grid."""
     count = np.zeros(grid.shape, dtype=np.int32)
     total = np.zeros((*grid.shape, 3), dtype=np.float32)
     arrays = (views.depth, views.colour, views.pose, views.pinhole)
@@ -183,8 +191,8 @@ def _farthest(views: ViewStack) -> float:
     return float(np.quantile(seen[seen > 0], 0.99)) if (seen > 0).any() else 0.0
 
 
-def sample_points(recording: Recording, per_view: int = 1000) -> Float[np.ndarray, "n 3"]:
-    """Valid world points of every view (at most 200 views, evenly chosen), for bounds."""
+def _sample_points(recording: Recording, per_view: int = 1000) -> Float[np.ndarray, "n 3"]:
+    """World points (m) of about ``per_view`` pixels of at most 200 views, evenly chosen."""
     chosen = np.unique(np.linspace(0, len(recording.frames) - 1, 200).round().astype(int))
     points = []
     for index in chosen:
@@ -209,7 +217,7 @@ def choose_grid(
     Raises Refused where no picture holds any depth, or the bounds are not a box.
     """
     if bounds is None:
-        points = sample_points(recording)
+        points = _sample_points(recording)
         if len(points) == 0:
             raise Refused(recording.source, "depth", "no picture holds any valid depth")
         # Points of the data, not between them: however few there are, one absurd point is left out.
@@ -234,6 +242,7 @@ def choose_grid(
 
 
 def _round_size(size: float) -> float:
+    """The nearest (by ratio) of 1, 2, 2.5 and 5 times a power of ten."""
     power = 10.0 ** np.floor(np.log10(size))
     steps = np.array([1, 2, 2.5, 5, 10])
     return round(float(power * steps[np.argmin(np.abs(np.log(steps * power / size)))]), 9)

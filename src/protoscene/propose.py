@@ -19,6 +19,9 @@ MIN_PIXELS = 20
 """A blob of fewer pixels is noise."""
 MIN_SURE = 0.25
 """A blob of which a smaller share is surely new is an edge of something that stays."""
+STEP_M, STEP = 0.02, 0.01
+"""Neighbouring pixels are one piece if their depths differ by less than this (m), and this share of
+the depth."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +96,7 @@ def propose(
 
 @numba.njit(cache=True)
 def _root(parent, i):  # type: ignore[no-untyped-def]
+    """The pixel that stands for i's set (union–find), halving the way there for the next time."""
     while parent[i] != i:
         parent[i] = parent[parent[i]]
         i = parent[i]
@@ -101,7 +105,7 @@ def _root(parent, i):  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True)
 def _segments(mask, depth):  # type: ignore[no-untyped-def]
-    """Connected pixels (4-neighbours, depth step below 2 cm + 1 % of the depth) share a number."""
+    """Connected pixels (4-neighbours, by ``STEP_M`` and ``STEP``) share a number."""
     height, width = mask.shape
     parent = np.arange(height * width)
     for row in range(height):
@@ -109,7 +113,7 @@ def _segments(mask, depth):  # type: ignore[no-untyped-def]
             if not mask[row, column]:
                 continue
             here = depth[row, column]
-            limit = 0.02 + 0.01 * here
+            limit = STEP_M + STEP * here
             if column > 0 and mask[row, column - 1] and abs(depth[row, column - 1] - here) < limit:
                 a, b = _root(parent, row * width + column), _root(parent, row * width + column - 1)
                 parent[max(a, b)] = min(a, b)

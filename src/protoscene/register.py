@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 
 from protoscene.crops import OWN, Crops
 from protoscene.geometry import Grid, rotation_from_yaw
-from protoscene.observe import _depth_along, _noise
+from protoscene.observe import NEAREST_M, depth_sigma, project_point
 
 MISFIT_M = 0.03
 """No distance below this (m) counts as a full misfit: calibration and sensors are not better."""
@@ -24,8 +24,8 @@ MISFIT_M = 0.03
 @dataclass(frozen=True, eq=False)
 class Model:
     """The canonical volume of a thing in its own frame: signed distance (m, positive outside,
-    truncated to ±``truncation``), votes (0: never seen), colour (3, z, y, x) in [0, 1] and how
-    often it was seen."""
+    truncated to ±``truncation``), votes (0: never seen), colour in [0, 1] and how many pixels it is
+    the mean of."""
 
     grid: Grid
     truncation: float
@@ -35,7 +35,8 @@ class Model:
     coloured: Float[np.ndarray, "z y x"]
 
     def surface(self, limit: int = 800) -> Float[np.ndarray, "n 3"]:
-        """Own-frame points of voxels on the surface, at most ``limit``, evenly chosen."""
+        """Own-frame centres (m) of voxels on the surface; beyond ``limit``, evenly chosen so that
+        that many to twice as many are left."""
         on = (np.abs(self.distance) < 0.6 * self.grid.voxel_size) & (self.votes > 0)
         points = self.grid.centres()[on]
         return points[:: max(1, len(points) // limit)]
@@ -80,7 +81,7 @@ def _fuse(  # type: ignore[no-untyped-def]
             height, width, offset = window[c, 3], window[c, 4], window[c, 5]
             for ix in range(nx):
                 here = at + ix * step_at
-                if here < 0.05:
+                if here < NEAREST_M:
                     continue
                 u = fx * (a + ix * step_a) / here + left
                 v = fy * (b + ix * step_b) / here + above
@@ -100,7 +101,7 @@ def _fuse(  # type: ignore[no-untyped-def]
                         coloured[iz, iy, ix] += 1.0
                         for channel in range(3):
                             colours[iz, iy, ix, channel] += colour[pixel, channel] / 255.0
-                elif before > 2 * noise * _noise(seen):  # seen through: free there
+                elif before > 2 * noise * depth_sigma(seen):  # seen through: free there
                     total[iz, iy, ix] += truncation
                     votes[iz, iy, ix] += 1.0
 
@@ -137,7 +138,7 @@ class Fusion:
 @numba.njit(cache=True, inline="always")
 def _sample(distance, votes, origin, voxel, x, y, z):  # type: ignore[no-untyped-def]
     """(distance, gradient x y z, known) at an own-frame point, trilinear."""
-    fx, fy, fz = (x - origin[0]) / voxel - 0.5, (y - origin[1]) / voxel - 0.5, 0.0
+    fx, fy = (x - origin[0]) / voxel - 0.5, (y - origin[1]) / voxel - 0.5
     fz = (z - origin[2]) / voxel - 0.5
     ix, iy, iz = int(np.floor(fx)), int(np.floor(fy)), int(np.floor(fz))
     nz, ny, nx = distance.shape
@@ -230,12 +231,12 @@ def _misfit(  # type: ignore[no-untyped-def]
         y = sin * surface[s, 0] + cos * surface[s, 1] + current[1]
         z = surface[s, 2] + current[2]
         for c in crops:
-            at, row, column = _depth_along(x, y, z, pose[c], pinhole[c])
+            at, row, column = project_point(x, y, z, pose[c], pinhole[c])
             row, column = row - window[c, 1], column - window[c, 2]
             if row < 0 or column < 0 or row >= window[c, 3] or column >= window[c, 4]:
                 continue
             seen = depth[window[c, 5] + row * window[c, 4] + column]
-            margin = 1.5 * voxel + 2 * noise * _noise(at)
+            margin = 1.5 * voxel + 2 * noise * depth_sigma(at)
             if seen > at + margin:
                 through += 1
             elif seen > at - margin:
