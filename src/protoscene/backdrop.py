@@ -76,7 +76,8 @@ def _outside(recording: Recording, grid: Grid) -> Outside:
         beyond = ((world < grid.lower) | (world >= grid.upper)).any(axis=1)
         points.append(world[beyond])
         colours.append(colour[seen][beyond])
-        sky.append(colour[~seen])
+        nothing = ~ndimage.maximum_filter(seen, 5)  # not the holes at edges of things
+        sky.append(colour[nothing])
     world, colour, none = (np.concatenate(x) for x in (points, colours, sky))
     if len(none) == 0:
         none = colour if len(colour) else np.full((1, 3), 127, dtype=np.float32)
