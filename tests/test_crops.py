@@ -65,16 +65,27 @@ def test_points_are_evenly_chosen_own_pixels(taken: tuple[Ride, Crops]) -> None:
 
 
 def test_windows_stay_in_the_picture_and_need_the_thing_in_front() -> None:
-    """One camera sees it at its very edge, one stands in the midst of it and is left out."""
+    """One camera sees it at its very edge; one stands in the midst of it, sees nothing of it, and
+    is left out."""
     edge, within = (
         camera((1.2, -0.9, 0.8), (1.2, 0.4, 0)),
         camera((-0.4, 0.05, 0.2), (1, 0.05, 0.2)),
     )
     front = camera((0.2, 1.5, 1.0), (-0.4, 0, 0))
-    crops = ride(smooth(3)[:3], [front, edge, within]).crops
+    crops = ride(smooth(3)[:2], [front, edge, within]).crops
     first, size = crops.window[:, 1:3], crops.window[:, 3:5]
     assert (first >= 0).all() and (size > 0).all()
     assert (first + size <= crops.pinhole[:, [5, 4]]).all()
     eyes = -np.einsum("cji,cj->ci", crops.pose[:, :, :3], crops.pose[:, :, 3])
     assert not (np.abs(eyes - within.centre) < 1e-6).all(axis=1).any()
-    assert (np.abs(eyes - front.centre) < 1e-6).all(axis=1).sum() == 3
+    assert (np.abs(eyes - front.centre) < 1e-6).all(axis=1).sum() == 2
+
+
+def test_a_thing_right_before_the_camera_is_cut_from_the_whole_picture() -> None:
+    """The space around it reaches behind the camera, where nothing can be projected."""
+    close = camera((0, 0, 0.5), (1, 0, 0.45))
+    wide = [Box((1.0, 0.1, 0.45), (0.5, 1.0, 0.9), thing=3)]
+    one = ride(np.full((3, 3), 9.0), [close], besides=lambda i: wide)
+    crops = one.crops
+    assert crops.window[:, 1:5].tolist() == [[0, 0, close.height, close.width]] * 3
+    assert (crops.label == OWN).sum() == sum(len(b[0].points) for b in one.blobs)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from moving_boxes import CART_DIMS, Box
+from moving_boxes import CART_DIMS, Box, recording_of
 from moving_cart import NOISE, Ride, cameras, pose_errors, ride, smooth
 from protoscene.follow import Appearance, Trail
 from protoscene.start import Thing, start
@@ -115,3 +115,11 @@ def test_instants_without_it_leave_a_gap() -> None:
     assert thing.instants == kept
     metres, _ = pose_errors(thing.poses, one.poses[kept])
     assert metres.max() < 0.003
+
+
+def test_pixels_that_agree_on_no_surface_are_no_thing() -> None:
+    """At the extreme: no picture shows any depth where the trail has its points."""
+    one = ride(smooth(4), cameras(1))
+    seen = [list(one.recording.views(i)) for i in range(4)]
+    blank = [[replace(v, depth=np.zeros_like(v.depth)) for v in views] for views in seen]
+    assert things(replace(one, recording=recording_of(blank))) == []

@@ -22,6 +22,8 @@ ROUNDS = 4
 """Times that the volume is fused anew and all poses descend on it."""
 MIN_INSTANTS = 3
 """A thing must be seen at least so often: two views of something agree too easily."""
+MIN_SURFACE = 30
+"""A model of fewer surface voxels has no shape that could be measured: its pixels fit nowhere."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +51,8 @@ def start(
     ``noise`` the sensor's as a multiple of ``depth_noise``.
 
     Every trail is registered; then pieces move to the things in which they lie, and what changed
-    is registered again.
+    is registered again. Trails of fewer than ``MIN_INSTANTS``, or whose pixels agree on no surface,
+    are no things.
     """
     left = [t for t in trails if len(t.blobs) >= MIN_INSTANTS]
     first: list[Registered] = []
@@ -66,7 +69,8 @@ def start(
             new = Registered(trail, crops, *register(trail, crops, recording))
         elif len(trail.blobs) < len(old.trail.blobs):
             continue  # what is left of a trail of pieces
-        things.append(_finish(new, recording))
+        if len(new.model.surface()) >= MIN_SURFACE:
+            things.append(_finish(new, recording))
     return sorted(things, key=lambda t: (-t.score, t.instants))
 
 
