@@ -17,6 +17,9 @@ from protoscene.register import Model
 SMALL = 0.7
 """A single blob within another thing's bounds is a piece of it if it has fewer pixels than this
 share of its."""
+OFTEN = 0.4
+"""Share of a trail's instants (and at least 3) at which a thing must have been seen too, for the
+whole trail to be a piece of it."""
 MOST = 0.8
 """Share of the common instants at which a trail must lie in a thing to be a piece of it."""
 
@@ -71,13 +74,14 @@ def collect(things: Sequence[Registered]) -> list[Trail]:
 
 
 def _homes(piece: Trail, larger: dict[int, Registered]) -> dict[int, int]:
-    """Instant → which of the larger things the piece's blob belongs to, where it does."""
+    """Instant → which of the larger things the piece's blob belongs to, where it does. Bounds are
+    grown by two voxels; for a whole trail also by a tenth of the thing's footprint."""
     single: dict[int, tuple[float, int]] = {}
     entire: list[tuple[float, int]] = []
     for i, whole in larger.items():
         slack = 2 * whole.model.grid.voxel_size
         far = offsets(piece, whole, slack + 0.1 * float(whole.trail.size[0]))
-        often = len(far) >= max(3, 0.4 * len(piece.seen))
+        often = len(far) >= max(3, OFTEN * len(piece.seen))
         if often and np.mean([v <= 1 for v in far.values()]) >= MOST:
             entire.append((float(np.median(list(far.values()))), i))
         for instant, value in offsets(piece, whole, slack).items():

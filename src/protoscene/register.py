@@ -19,6 +19,10 @@ from protoscene.observe import NEAREST_M, depth_sigma, project_point
 
 MISFIT_M = 0.03
 """No distance below this (m) counts as a full misfit: calibration and sensors are not better."""
+UNKNOWN_MISFIT = 0.7
+"""Misfit of a point where the model was never seen, as a share of a full one."""
+COLOUR_WEIGHT, THROUGH_WEIGHT = 0.6, 0.7
+"""What a difference in colour, and being seen through, count beside a misfit of the surface."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,7 +221,7 @@ def _misfit(  # type: ignore[no-untyped-def]
         a, b = points[p, 0] - current[0], points[p, 1] - current[1]
         x, y, z = cos * a + sin * b, -sin * a + cos * b, points[p, 2] - current[2]
         value, _, _, _, known = _sample(distance, votes, origin, voxel, x, y, z)
-        off += min(abs(value) / reach, 1.0) if known else 0.7
+        off += min(abs(value) / reach, 1.0) if known else UNKNOWN_MISFIT
         ix = int(np.floor((x - origin[0]) / voxel))
         iy = int(np.floor((y - origin[1]) / voxel))
         iz = int(np.floor((z - origin[2]) / voxel))
@@ -261,8 +265,8 @@ def misfit(
 
 
 def total_misfit(parts: tuple[float, float, float]) -> float:
-    """One number from the three of :func:`misfit`."""
-    return parts[0] + 0.6 * parts[1] + 0.7 * parts[2]
+    """One number, at most 2.3, from the three of :func:`misfit`: their weighted sum."""
+    return parts[0] + COLOUR_WEIGHT * parts[1] + THROUGH_WEIGHT * parts[2]
 
 
 def descend(

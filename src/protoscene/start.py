@@ -22,6 +22,9 @@ ROUNDS = 4
 """Times that the volume is fused anew and all poses descend on it."""
 MIN_INSTANTS = 3
 """A thing must be seen at least so often: two views of something agree too easily."""
+GOOD_MISFIT, WORSE_MISFIT = 0.3, 0.12
+"""Total misfit up to which an instant is fused in any case, and by how much it may be worse than
+the median."""
 MIN_SURFACE = 30
 """A model of fewer surface voxels has no shape that could be measured: its pixels fit nowhere."""
 
@@ -150,8 +153,8 @@ def register(
 
 
 def _fitting(misfits: Float[np.ndarray, " i"]) -> Bool[np.ndarray, " i"]:
-    """The instants that may be fused: not much worse than most."""
-    return misfits <= max(0.3, float(np.median(misfits)) + 0.12)
+    """The instants that may be fused: good (``GOOD_MISFIT``), or not much worse than most."""
+    return misfits <= max(GOOD_MISFIT, float(np.median(misfits)) + WORSE_MISFIT)
 
 
 def _sweep(
