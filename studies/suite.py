@@ -18,6 +18,7 @@ from typing import Literal
 import numpy as np
 import tyro
 from plain_pipeline import plain_pipeline
+from results_page import write_between_markers
 
 from protoscene.formats import load
 from protoscene.observe import choose_grid, observe
@@ -25,7 +26,6 @@ from protoscene.score import Truth, as_dict, load_truth, score, score_objects
 from protoscene.synth import SUITE, write_recording
 
 Method = Literal["discover", "plain"]
-BEGIN, END = "<!-- suite: begin -->", "<!-- suite: end -->"
 BOUNDS = (-3.2, -3.2, -0.1, 3.2, 3.2, 1.5)
 """Where the suite's things move (m): 128×128×32 voxels of 5 cm. Both methods are told."""
 COLUMNS = (
@@ -107,14 +107,6 @@ def markdown(options: Options, methods: list[Method]) -> str:
     return "\n".join([*lines, "", note])
 
 
-def write_between_markers(file: Path, text: str) -> None:
-    old = file.read_text() if file.exists() else f"# Results\n\n{BEGIN}\n{END}\n"
-    if BEGIN not in old or END not in old:
-        old = f"{old.rstrip()}\n\n{BEGIN}\n{END}\n"
-    before, after = old.split(BEGIN)[0], old.split(END)[1]
-    file.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
-
-
 def main(options: Options) -> None:
     methods: list[Method] = [options.only] if options.only else ["plain", "discover"]
     options.out.mkdir(parents=True, exist_ok=True)
@@ -134,7 +126,7 @@ def main(options: Options) -> None:
     table = markdown(options, methods)
     print(table)
     if options.results is not None:
-        write_between_markers(options.results, table)
+        write_between_markers(options.results, "suite", table)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ GRID = Grid((0.0, 0.0, 0.0), 0.1, (12, 40, 40))
 def studies(monkeypatch):
     monkeypatch.syspath_prepend(STUDIES)
     yield
-    for name in ("plain_pipeline", "suite"):
+    for name in ("plain_pipeline", "suite", "results_page"):
         sys.modules.pop(name, None)
 
 
@@ -43,14 +43,16 @@ def test_finds_what_moves_where_it_is(studies):
 
 
 def test_the_table_replaces_only_what_is_between_its_markers(studies, tmp_path):
-    from suite import entry, write_between_markers
+    from results_page import write_between_markers
+    from suite import entry
 
     file = tmp_path / "results.md"
     file.write_text("# Before\n")
     for text in ("first", "second"):
-        write_between_markers(file, text)
+        write_between_markers(file, "suite", text)
+        write_between_markers(file, "other", "beside")
     assert file.read_text().startswith("# Before\n") and "first" not in file.read_text()
-    assert "\nsecond\n" in file.read_text()
+    assert "\nsecond\n" in file.read_text() and file.read_text().count("\nbeside\n") == 1
     results = [{"a": {"b": 1.0}}, {"a": {"b": 2.0}}, {"a": {"b": None}}, {"a": None}]
     assert entry(results, "a", "b", 2) == "1.50 ± 0.71"
     assert entry(results[2:], "a", "b", 2) == "–"

@@ -11,8 +11,8 @@ GIB = 2**30
 
 
 def available_bytes() -> int:
-    """The least of what the system reports as available, the control group's limit and the
-    process's address space limit; what cannot be read does not count."""
+    """The least of what the system reports as available, and what the control group and the
+    process's address space have left below their limits; what cannot be read does not count."""
     found = []
     meminfo = Path("/proc/meminfo")
     if meminfo.is_file():
@@ -24,7 +24,9 @@ def available_bytes() -> int:
         found.append(int(limit.read_text()) - int(used.read_text()))
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     if soft != resource.RLIM_INFINITY:
-        found.append(soft)
+        statm = Path("/proc/self/statm")
+        used_pages = int(statm.read_text().split()[0]) if statm.is_file() else 0
+        found.append(max(0, soft - used_pages * resource.getpagesize()))
     return min(found, default=2**62)
 
 
