@@ -79,7 +79,10 @@ def cut(
         for trail, own in zip(trails, pieces, strict=True):
             if instant in trail.blobs:
                 own.append(_cut_instant(views, trail, instant, others[instant]))
-    return [_flatten(p, noise) for p in pieces]
+    crops = []
+    while pieces:  # each thing's pieces are let go once they are flattened
+        crops.append(_flatten(pieces.pop(0), noise))
+    return crops
 
 
 def _cut_instant(views: list[View], trail: Trail, instant: int, others: list[Blob]) -> tuple:
@@ -110,7 +113,9 @@ def _cut_instant(views: list[View], trail: Trail, instant: int, others: list[Blo
             rows, columns = other.pixels[other.pixels[:, 0] == v, 1:].T
             label[rows, columns] = OTHER
         label[own[:, 0], own[:, 1]] = OWN
-        crops.append((view, first, label[window], view.depth[window], view.colour[window]))
+        # Copies: a slice would keep the whole picture in memory, of every instant.
+        own_pictures = (a[window].copy() for a in (label, view.depth, view.colour))
+        crops.append((view.camera, first, *own_pictures))
     chosen = np.unique(np.linspace(0, len(blob.points) - 1, POINTS).round().astype(int))
     return crops, blob.points[chosen], blob.colours[chosen] / 255.0
 
@@ -118,9 +123,9 @@ def _cut_instant(views: list[View], trail: Trail, instant: int, others: list[Blo
 def _flatten(pieces: list[tuple], noise: float) -> Crops:
     window, cameras, labels, depths, colours, offset = [], [], [], [], [], 0
     for i, (crops, _, _) in enumerate(pieces):
-        for view, first, label, depth, colour in crops:
+        for camera, first, label, depth, colour in crops:
             window.append([i, first[0], first[1], *label.shape, offset])
-            cameras.append(view.camera)
+            cameras.append(camera)
             labels.append(label.ravel())
             depths.append(depth.ravel())
             colours.append(colour.reshape(-1, 3))

@@ -55,10 +55,10 @@ class Model:
 
 @numba.njit(cache=True, parallel=True)
 def _fuse(  # type: ignore[no-untyped-def]
-    origin, voxel, shape, poses, chosen, window, pose, pinhole, depth, label, colour, truncation,
-    noise, total, votes, colours, coloured,
+    origin, voxel, shape, poses, window, pose, pinhole, depth, label, colour, truncation, noise,
+    total, votes, colours, coloured,
 ):  # fmt: skip
-    """Add the crops of the ``chosen`` instants to the sums of a canonical volume."""
+    """Add the crops ``window`` at their instants' poses to the sums of a canonical volume."""
     nz, ny, nx = shape
     cos, sin = np.cos(poses[:, 3]), np.sin(poses[:, 3])
     for k in numba.prange(nz * ny):
@@ -67,8 +67,6 @@ def _fuse(  # type: ignore[no-untyped-def]
         cy = origin[1] + (iy + 0.5) * voxel
         for c in range(window.shape[0]):
             i = window[c, 0]
-            if not chosen[i]:
-                continue
             # Camera coordinates are linear along a row of voxels: start and step.
             x = cos[i] * cx - sin[i] * cy + poses[i, 0]
             y = sin[i] * cx + cos[i] * cy + poses[i, 1]
@@ -123,10 +121,13 @@ class Fusion:
     def add(self, poses: Float[np.ndarray, "i 4"], chosen: Bool[np.ndarray, " i"]) -> Fusion:
         """Add the crops of the ``chosen`` instants at their ``poses`` x y z yaw."""
         crops, grid = self.crops, self.grid
+        theirs = chosen[
+            crops.window[:, 0]
+        ]  # the others cost nothing
         _fuse(
-            grid.origin, grid.voxel_size, grid.shape, poses, chosen, crops.window, crops.pose,
-            crops.pinhole, crops.depth, crops.label, crops.colour, self.truncation, crops.noise,
-            self._total, self._votes, self._colours, self._coloured,
+            grid.origin, grid.voxel_size, grid.shape, poses, crops.window[theirs],
+            crops.pose[theirs], crops.pinhole[theirs], crops.depth, crops.label, crops.colour,
+            self.truncation, crops.noise, self._total, self._votes, self._colours, self._coloured,
         )  # fmt: skip
         return self
 
