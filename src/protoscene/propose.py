@@ -72,7 +72,7 @@ def propose(
         )
         inside = ((points >= bounds[0]) & (points < bounds[1])).all(axis=1)
         segments = _segments(mask > 0, view.depth)[rows, columns]
-        pixels = np.stack([np.full(len(rows), v), rows, columns], axis=1)
+        pixels = np.stack([np.full(len(rows), v), rows, columns], axis=1).astype(np.int32)
         parts.append((pixels[inside], points[inside], view.colour[rows, columns][inside],
                       segments[inside], mask[rows, columns][inside] == SURE))  # fmt: skip
     offset, segments = 0, []
