@@ -61,14 +61,16 @@ def discover(
 
 
 def memory_plan(recording: Recording, grid: Grid) -> dict[str, int]:
-    """Bytes that discovery takes at most, by what takes them."""
+    """Bytes that discovery takes, by what takes them: at most, unless blobs cover more than a
+    twelfth of all pixels or the pictures around all things more than one and a half pictures."""
     pixels = max(f.camera.width * f.camera.height for f in recording.frames)
     views = max(len(recording.frames_at(i)) for i in range(len(recording)))
     return {
         "grid": grid.n_voxels * (BINS + 64),
         "evidence": len(recording) * (grid.n_voxels // 4 + 3 * pixels * views // 4),
         "pictures": CACHE_BYTES + 48 * 4 * pixels + 40 * pixels * views,
-        "blobs": len(recording) * views * pixels // 2,
+        "blobs": len(recording) * views * pixels * 4,
+        "things": len(recording) * views * pixels * 12,
         "program": 2**29,
     }
 
