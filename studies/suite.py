@@ -53,7 +53,7 @@ class Options:
     data: Path = Path("build/suite")
     """Folder of the recordings, KIND-SEED each."""
     kinds: tuple[str, ...] = tuple(SUITE)
-    seeds: tuple[int, ...] = (10, 11, 12)
+    seeds: tuple[int, ...] = (20, 21, 22)
     only: Method | None = None
     voxel_size: float = 0.05
     """Metres."""
@@ -102,7 +102,7 @@ def markdown(options: Options, methods: list[Method]) -> str:
     note = (
         f"Mean ± standard deviation over seeds {seeds}; centre, yaw and size are medians over the "
         "boxes matched at IoU ≥ .5, in voxels of 5 cm; pictures are up to 12 held-out ones at half "
-        "resolution. Thresholds were chosen on seeds 0 to 5."
+        "resolution. Thresholds were chosen on seeds 0 to 5, faults mended after a look at seeds 10 to 12."
     )
     return "\n".join([*lines, "", note])
 

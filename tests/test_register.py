@@ -197,10 +197,10 @@ def residuals(model: Model, points: np.ndarray, pose: np.ndarray) -> np.ndarray:
 
 
 def one_step(model: Model, points: np.ndarray, pose: np.ndarray, huber: float,
-             free: tuple[bool, ...] = (True,) * 4) -> np.ndarray:  # fmt: skip
+             free: tuple[bool, ...] = (True,) * 4, reach: float = 1e9) -> np.ndarray:  # fmt: skip
     return _gauss_newton(
         model.distance, model.votes, model.grid.origin, model.grid.voxel_size, points, pose, 1,
-        huber, np.array(free),
+        huber, reach, np.array(free),
     )  # fmt: skip
 
 
@@ -235,6 +235,18 @@ def test_a_step_solves_the_damped_normal_equations(shape, voxel, holes, huber: f
     np.testing.assert_allclose(held[:2], np.linalg.solve(smaller, right[:2]), rtol=1e-4)
 
 
+def test_no_step_is_longer_than_what_the_distances_reach() -> None:
+    """A slope that says "a kilometre off": the step goes as far as allowed, and that way."""
+    model = random_model((7, 6, 9), 0.1, 0.0)
+    x = model.grid.centres()[..., 0]
+    points = model.grid.lower + np.random.default_rng(0).uniform(0.3, 0.5, (200, 3))
+    slope = replace(model, distance=1000 + x)
+    for reach in (0.05, 0.2):
+        moved = one_step(slope, points, np.zeros(4), 1e6, reach=reach)
+        assert np.linalg.norm(moved[:3]) <= reach * (1 + 1e-9) and abs(moved[3]) <= 0.5
+        assert np.linalg.norm(moved[:3]) > 0.9 * reach or abs(moved[3]) > 0.45
+
+
 def test_points_beyond_what_is_known_move_nothing() -> None:
     model = random_model((7, 6, 9), 0.1, 0.0)
     pose = np.array([0.3, -0.2, 0.1, 0.7])
@@ -260,7 +272,12 @@ def slow_misfit(model: Model, surface: np.ndarray, crops: Crops, i: int, pose: n
         margin = 1.5 * model.grid.voxel_size + 2 * crops.noise * depth_noise(at)
         through += (seen > at + margin).sum()
         confirmed += (np.abs(seen - at) <= margin).sum()
-    return off, different / max(both.sum(), 1), through / max(through + confirmed, 1)
+    # Where nothing can be compared, nothing speaks for the pose: a full misfit.
+    return (
+        off,
+        different / both.sum() if both.any() else 1.0,
+        through / (through + confirmed) if through + confirmed else 1.0,
+    )
 
 
 def test_misfit_agrees_with_plain_numpy(model: Model, crops: Crops, taken: Ride) -> None:
@@ -323,6 +340,6 @@ def test_a_thing_without_other_colour_and_shape_keeps_its_guessed_turn() -> None
     points *= 0.1 / np.linalg.norm(points, axis=1, keepdims=True)
     start = np.array([0.02, -0.01, 0.01, 0.5])
     got = _gauss_newton(
-        ball, model.votes, grid.origin, 0.01, points, start, 10, 0.02, np.ones(4, bool)
+        ball, model.votes, grid.origin, 0.01, points, start, 10, 0.02, 0.1, np.ones(4, bool)
     )
     assert np.abs(got[:3]).max() < 0.001 and abs(got[3] - 0.5) < 0.05

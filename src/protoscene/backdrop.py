@@ -16,6 +16,8 @@ COLOUR_INSTANTS = 32
 """Instants (evenly chosen) of which a background voxel's colour is the median."""
 COARSER = 4
 """Voxel size outside of the grid, in the grid's."""
+OUTSIDE_VIEWS, OUTSIDE_COLUMNS = 40, 160
+"""Pictures (evenly chosen), and columns of each, that what lies outside is taken from."""
 REACH = 64
 """Most voxels outside of the grid along a side."""
 
@@ -39,8 +41,8 @@ def _median_colour(
 ) -> tuple[Float[np.ndarray, "z y x 3"], np.ndarray]:
     """Per wanted voxel the median colour of the instants at which it was occupied, and whether
     there was one."""
-    step = max(1, len(evidence) // COLOUR_INSTANTS)
-    chosen = evidence[::step]
+    instants = np.unique(np.linspace(0, len(evidence) - 1, COLOUR_INSTANTS).round().astype(int))
+    chosen = [evidence[i] for i in instants]
     place = np.cumsum(wanted.ravel()) - 1
     stack = np.full((len(chosen), int(wanted.sum()), 3), np.nan, dtype=np.float32)
     for i, instant in enumerate(chosen):
@@ -64,11 +66,13 @@ def _spread(colour: np.ndarray, known: np.ndarray) -> Float[np.ndarray, "z y x 3
 
 
 def _outside(recording: Recording, grid: Grid) -> Outside:
-    chosen = np.unique(np.linspace(0, len(recording.frames) - 1, 40).round().astype(int))
+    """From a sample of the recording's pixels: those whose points lie beyond the grid, and those
+    far from any depth (not the holes at edges of things)."""
+    chosen = np.unique(np.linspace(0, len(recording.frames) - 1, OUTSIDE_VIEWS).round().astype(int))
     points, colours, sky = [], [], []
     for index in chosen:
         view = recording.view(int(index))
-        step = max(1, view.depth.shape[1] // 160)
+        step = max(1, view.depth.shape[1] // OUTSIDE_COLUMNS)
         depth, colour = view.depth[::step, ::step], view.colour[::step, ::step].astype(np.float32)
         seen = depth > 0
         rays = view.camera.directions()[::step, ::step][seen]
@@ -76,8 +80,7 @@ def _outside(recording: Recording, grid: Grid) -> Outside:
         beyond = ((world < grid.lower) | (world >= grid.upper)).any(axis=1)
         points.append(world[beyond])
         colours.append(colour[seen][beyond])
-        nothing = ~ndimage.maximum_filter(seen, 5)  # not the holes at edges of things
-        sky.append(colour[nothing])
+        sky.append(colour[~ndimage.maximum_filter(seen, 5)])
     world, colour, none = (np.concatenate(x) for x in (points, colours, sky))
     if len(none) == 0:
         none = colour if len(colour) else np.full((1, 3), 127, dtype=np.float32)

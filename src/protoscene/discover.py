@@ -31,8 +31,9 @@ def discover(
     """Background, moving things, their tracks and prototypes from a posed RGB-D recording.
 
     ``voxel_size`` (m) and ``bounds`` (x0 y0 z0 x1 y1 z1, m) of the grid are chosen from the data
-    when left out. ``progress(stage, done, total)`` is called as the work goes on. Raises Refused
-    for a recording of one instant, without depth, or whose grid does not fit into memory.
+    when left out. ``seed`` is written down; nothing is random yet. ``progress(stage, done, total)``
+    is called as the work goes on. Raises Refused for a recording of one instant, without depth, or
+    whose grid does not fit into memory.
     """
     progress = progress or (lambda stage, done, total: None)
     if len(recording) < 2:
@@ -46,6 +47,7 @@ def discover(
     blobs = _propose_all(recording, static, progress)
     trails = merge_fragments(follow(blobs, recording.times))
     things = start(recording, trails, blobs, static.noise, progress)
+    # Here `refine` will improve background, prototypes and tracks together, by gradient.
     background = backdrop(recording, evidence, static)
 
     kept = [t for t in things if t.score >= KEEP_SCORE]

@@ -205,13 +205,18 @@ def _sample_points(recording: Recording, per_view: int = 1000) -> Float[np.ndarr
     return np.concatenate(points)
 
 
+HEADROOM = 0.25
+"""Share of its height that is added to a grid chosen from the data."""
+
+
 def choose_grid(
     recording: Recording,
     voxel_size: float | None = None,
     bounds: tuple[float, float, float, float, float, float] | None = None,
 ) -> Grid:
     """The grid of a recording: bounds (x0 y0 z0 x1 y1 z1) are the 0.1–99.9 % quantiles of the
-    valid points, so that a few absurd depths do not enlarge it; the voxel is the extent's 128th,
+    valid points, so that a few absurd depths do not enlarge it, with room above for the tops of
+    things, which are few points; the voxel is the extent's 128th,
     rounded to 1, 2, 2.5 or 5 times a power of ten.
 
     Raises Refused where no picture holds any depth, or the bounds are not a box.
@@ -225,6 +230,7 @@ def choose_grid(
         upper = np.quantile(points, 0.999, axis=0, method="lower")
         if (upper - lower).max() <= 0:
             raise Refused(recording.source, "depth", "too few valid points", len(points))
+        upper[2] += HEADROOM * (upper[2] - lower[2])
     else:
         lower, upper = np.array(bounds[:3], float), np.array(bounds[3:], float)
         if not (np.isfinite(bounds).all() and (upper > lower).all()):

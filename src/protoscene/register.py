@@ -121,9 +121,7 @@ class Fusion:
     def add(self, poses: Float[np.ndarray, "i 4"], chosen: Bool[np.ndarray, " i"]) -> Fusion:
         """Add the crops of the ``chosen`` instants at their ``poses`` x y z yaw."""
         crops, grid = self.crops, self.grid
-        theirs = chosen[
-            crops.window[:, 0]
-        ]  # the others cost nothing
+        theirs = chosen[crops.window[:, 0]]  # the others cost nothing
         _fuse(
             grid.origin, grid.voxel_size, grid.shape, poses, crops.window[theirs],
             crops.pose[theirs], crops.pinhole[theirs], crops.depth, crops.label, crops.colour,
@@ -168,10 +166,11 @@ def _sample(distance, votes, origin, voxel, x, y, z):  # type: ignore[no-untyped
 
 
 @numba.njit(cache=True)
-def _gauss_newton(distance, votes, origin, voxel, points, start, steps, huber, free):  # type: ignore[no-untyped-def]
+def _gauss_newton(distance, votes, origin, voxel, points, start, steps, huber, reach_m, free):  # type: ignore[no-untyped-def]
     """Pose (x, y, z, yaw) that brings ``points`` onto the zero level, from ``start``.
 
-    ``free`` masks the variables that may change. Steps are damped (Levenberg) so that what the
+    ``free`` masks the variables that may change. No step is longer than ``reach_m`` metres or half
+    a radian. Steps are damped (Levenberg) so that what the
     points do not determine, like the yaw of a round thing, stays where it was.
     """
     current = start.copy()
@@ -204,7 +203,9 @@ def _gauss_newton(distance, votes, origin, voxel, points, start, steps, huber, f
                 normal[m, m] = 1.0
                 right[m] = 0.0
         step = np.linalg.solve(normal, right)
-        current -= step
+        # Beyond the truncation the distances say nothing: no step goes much farther.
+        far = max(np.sqrt(step[0] ** 2 + step[1] ** 2 + step[2] ** 2) / reach_m, abs(step[3]) / 0.5)
+        current -= step / max(far, 1.0)
     return current
 
 
@@ -247,7 +248,10 @@ def _misfit(  # type: ignore[no-untyped-def]
             elif seen > at - margin:
                 confirmed += 1
     n = max(points.shape[0], 1)
-    return off / n, different / max(compared, 1), through / max(through + confirmed, 1)
+    # Where nothing can be compared, nothing speaks for the pose.
+    different = different / compared if compared else 1.0
+    seen_through = through / (through + confirmed) if through + confirmed else 1.0
+    return off / n, different, seen_through
 
 
 def misfit(
@@ -278,7 +282,7 @@ def descend(
     free = np.array([True, True, True, turn])
     return _gauss_newton(
         model.distance, model.votes, model.grid.origin, model.grid.voxel_size,
-        crops.own_points(i), pose, steps, huber, free,
+        crops.own_points(i), pose, steps, huber, 2 * model.truncation, free,
     )  # fmt: skip
 
 

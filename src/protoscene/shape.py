@@ -16,6 +16,8 @@ from protoscene.register import Fusion, Model
 
 EDGE = 0.0005
 """Share of the surface left outside of the box at each side: noise."""
+MIN_POINTS = 30
+"""Less surface than this is no thing."""
 PIECE = 0.05
 """A piece apart from the rest counts if its surface is at least this share of the largest's."""
 REST_GAP_M, REST_GAP = 0.08, 1.0
@@ -68,6 +70,8 @@ def closest_box(
 def surface_points(model: Model) -> Float[np.ndarray, "n 3"]:
     """Own-frame points on the zero level: voxels near it, seen often enough and not in a small
     piece apart from the rest, each moved along the gradient onto it."""
+    if not (model.coloured > 0).any():
+        return np.empty((0, 3))
     voxel = model.grid.voxel_size
     gradient = np.stack(np.gradient(model.distance, voxel), axis=-1)[..., ::-1]
     steep = np.linalg.norm(gradient, axis=-1)
@@ -198,15 +202,18 @@ def _nose_forward(poses: Float[np.ndarray, "i 4"], instants: list[int]) -> bool:
 def finish(
     crops: Crops, model: Model, poses: Float[np.ndarray, "i 4"], instants: list[int],
     good: Bool[np.ndarray, " i"], finest: float,
-) -> Shape:  # fmt: skip
+) -> Shape | None:  # fmt: skip
     """Measure the thing on a finer volume fused from the ``good`` instants, move its frame to the
     box's middle, length along +x and nose where it went, and make the RGBA prototype there.
 
-    ``finest`` (m): no voxel is smaller, as pixels do not tell more.
+    ``finest`` (m): no voxel is smaller, as pixels do not tell more. None where the pixels agree on
+    no surface.
     """
     voxel = max(model.grid.voxel_size / 2, finest)
     grid = _around(model).resampled(voxel)
     fine = Fusion(crops, grid, max(4 * voxel, 0.03)).add(poses, good).model()
+    if len(surface_points(fine)) < MIN_POINTS:
+        return None
     middle, yaw, dims = measure(fine, crops, poses)
     poses = poses.copy()
     poses[:, :3] += np.einsum("nij,j->ni", rotation_from_yaw(poses[:, 3]), middle)

@@ -67,17 +67,18 @@ def start(
         if len(trail.blobs) < MIN_INSTANTS:
             continue
         new = old
-        if any(trail.blobs[i] is not old.trail.blobs.get(i) for i in trail.blobs):
+        if len(trail.blobs) < 0.5 * len(old.trail.blobs):
+            continue  # what is left of a trail of pieces
+        if trail.blobs != old.trail.blobs:
             (crops,) = cut(recording, [trail], blobs, noise)
             new = Registered(trail, crops, *register(trail, crops, recording))
-        elif len(trail.blobs) < len(old.trail.blobs):
-            continue  # what is left of a trail of pieces
         if len(new.model.surface()) >= MIN_SURFACE:
-            things.append(_finish(new, recording))
+            thing = _finish(new, recording)
+            things += [thing] if thing else []
     return sorted(things, key=lambda t: (-t.score, t.instants))
 
 
-def _finish(registered: Registered, recording: Recording) -> Thing:
+def _finish(registered: Registered, recording: Recording) -> Thing | None:
     trail, crops = registered.trail, registered.crops
     poses, model = registered.poses, registered.model
     instants = sorted(trail.blobs)
@@ -86,6 +87,8 @@ def _finish(registered: Registered, recording: Recording) -> Thing:
     misfits = np.array([total_misfit(misfit(model, surface, crops, k, poses[k])) for k in range(n)])
     good = _fitting(misfits)
     shape = finish(crops, model, poses, instants, good, finest=0.5 * crops.pixel_size)
+    if shape is None:
+        return None
     return Thing(
         instants, shape.dims, shape.poses, misfits, shape.rgba, shape.voxel_size,
         _score(shape.dims, shape.poses, misfits, crops, len(recording)),
