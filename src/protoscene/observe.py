@@ -9,12 +9,13 @@ import numba
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from protoscene import threads
 from protoscene.errors import Refused
 from protoscene.geometry import Camera, Grid
 from protoscene.recording import Recording, View
 from protoscene.volume import Evidence
 
-numba.config.THREADING_LAYER_PRIORITY = ["tbb", "workqueue", "omp"]  # type: ignore[attr-defined]
+threads.prefer_tbb()
 
 Progress = Callable[[str, int, int], None]
 """Called with a stage's name, how much of it is done, and its total."""
