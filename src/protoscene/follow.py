@@ -58,11 +58,19 @@ class Trail:
 
     blobs: dict[int, Blob] = field(default_factory=dict)
     seen: dict[int, Appearance] = field(default_factory=dict)
+    _size: Float[np.ndarray, "2"] | None = field(default=None, init=False)
 
     def add(self, blob: Blob, appearance: Appearance) -> None:
-        """Put a blob at its instant, in place of what was there."""
+        """Take ``blob`` for the thing at its instant."""
         self.blobs[blob.instant] = blob
         self.seen[blob.instant] = appearance
+        self._size = None
+
+    def remove(self, instant: int) -> Blob:
+        """Take the blob of an instant out."""
+        del self.seen[instant]
+        self._size = None
+        return self.blobs.pop(instant)
 
     @property
     def last(self) -> int:
@@ -72,7 +80,9 @@ class Trail:
     @property
     def size(self) -> Float[np.ndarray, "2"]:
         """Typical footprint diagonal and height (m): the 70 % quantile, as hiding only shrinks."""
-        return np.quantile([a.size for a in self.seen.values()], 0.7, axis=0)
+        if self._size is None:
+            self._size = np.quantile([a.size for a in self.seen.values()], 0.7, axis=0)
+        return self._size
 
     def histogram(self) -> Float[np.ndarray, " bins"]:
         """Mean appearance so far (of up to 16 evenly chosen instants)."""

@@ -65,8 +65,7 @@ def collect(things: Sequence[Registered]) -> list[Trail]:
     for j in sorted(range(len(things)), key=lambda k: things[k].n_pixels):
         larger = [i for i in range(len(things)) if things[i].n_pixels > things[j].n_pixels]
         for instant, i in _homes(things[j].trail, {i: things[i] for i in larger}).items():
-            blob = trails[j].blobs.pop(instant)
-            del trails[j].seen[instant]
+            blob = trails[j].remove(instant)
             if instant in trails[i].blobs:
                 blob = join([trails[i].blobs[instant], blob])
             trails[i].add(blob, Appearance.of(blob))
