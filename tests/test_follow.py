@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from protoscene.follow import Appearance, Trail, follow, merge_fragments, part
-from protoscene.propose import Blob, join
+from protoscene.propose import Blob, colour_bins, colour_histogram, join
 
 RED, BLUE, GREEN = (200, 40, 30), (40, 50, 210), (50, 190, 60)
 DIMS = (0.4, 0.3, 0.4)
@@ -171,10 +171,32 @@ def test_a_blob_into_which_two_ran_is_parted() -> None:
 def test_parting_gives_each_point_to_one_part() -> None:
     pair = [blob(0, (-0.25, 0)), blob(0, (0.25, 0), seed=1)]
     whole = join(pair)
-    parts = part(whole, np.array([[-0.1, 0.05, 0.2], [0.2, 0, 0.2]]))
+    looks = np.stack([colour_histogram(b.colours) for b in pair])
+    parts = part(whole, np.array([[-0.1, 0.05, 0.2], [0.2, 0, 0.2]]), looks)
     assert [len(p.points) for p in parts] == [300, 300]
     for a, b in zip(parts, pair, strict=True):
         np.testing.assert_array_equal(a.points, b.points)
+
+
+def test_colour_parts_things_that_touch() -> None:
+    """A long red thing and a short blue one, end to end: the middle between them is red."""
+    x = np.linspace(-0.8, 0.4, 600)
+    points = np.stack([x, 0.05 * np.sin(40 * x), 0.1 + 0 * x], axis=1)
+    red = x < 0.1
+    colours = np.where(red[:, None], [200, 40, 40], [40, 40, 200]).astype(np.uint8)
+    whole = Blob(0, np.zeros((600, 3), np.int32), points, colours)
+    looks = np.stack([colour_histogram(colours[red]), colour_histogram(colours[~red])])
+    left, right = part(whole, np.array([[-0.35, 0, 0.1], [0.25, 0, 0.1]]), looks)
+    assert (left.colours[:, 0] > 100).mean() > 0.98 and (right.colours[:, 2] > 100).mean() > 0.98
+    plain = np.full_like(looks, np.sqrt(1 / looks.shape[1]))  # colours that say nothing
+    blind = part(whole, np.array([[-0.35, 0, 0.1], [0.25, 0, 0.1]]), plain)
+    assert (blind[1].colours[:, 2] > 100).mean() < 0.9
+
+
+def test_a_colours_bin_holds_it() -> None:
+    colours = np.array([[0, 0, 0], [255, 255, 255], [255, 0, 51]], np.uint8)
+    for colour, k in zip(colours, colour_bins(colours), strict=True):
+        assert colour_histogram(colour[None])[k] == 1
 
 
 def trail_of(blobs: list[Blob]) -> Trail:

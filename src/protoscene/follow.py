@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy.optimize import linear_sum_assignment
 
-from protoscene.propose import Blob, colour_histogram, join
+from protoscene.propose import Blob, colour_bins, colour_histogram, join
 
 JUMP_COST = 4.0
 """What any distance costs at most: a thing may be picked up and put down elsewhere."""
@@ -17,6 +17,8 @@ COLOUR_COST, MOST_COLOUR_COST = 12.0, 5.0
 SIZE_SPREAD, SIZE_COST = 0.35, 3.0
 """Standard deviation of the logarithm of a thing's size from blob to blob, and what a difference
 costs at most (half of a thing may be hidden)."""
+LEAST_SHARE = 0.01
+"""Share of a thing's pixels that any colour may have: a side not seen before, noise."""
 YOUNG_COST, GROWN_UP = 2.0, 5
 """Cost of a trail of one instant, falling to 0 at this many: a piece seen apart for once shall not
 take the thing from its trail."""
@@ -172,12 +174,20 @@ def _split_merged(
         if len(inside) < 2 or any(diagonal < 1.25 * recent[k].size[0] for k in inside):
             parted.append(blob)
             continue
-        parted += part(blob, np.stack([expected[k] for k in inside]))
+        centres = np.stack([expected[k] for k in inside])
+        parted += part(blob, centres, np.stack([recent[k].histogram() for k in inside]))
     return parted
 
 
-def part(blob: Blob, centres: Float[np.ndarray, "k 3"]) -> list[Blob]:
-    """Part a blob by k-means over ground positions, started at ``centres`` (m)."""
+def part(
+    blob: Blob, centres: Float[np.ndarray, "k 3"], histograms: Float[np.ndarray, "k bins"]
+) -> list[Blob]:
+    """Part a blob between things expected at ``centres`` (m) that looked like ``histograms``: by
+    k-means over ground positions, then each pixel to the thing of least
+
+        distance² / σ² − 2 log(share of its colour in the thing's),
+
+    σ a quarter of the blob's footprint, so that colour decides where the things touch."""
     ground, middle = blob.points[:, :2], centres[:, :2].copy()
     nearest: Bool[np.ndarray, " n"]
     for _ in range(5):
@@ -186,6 +196,10 @@ def part(blob: Blob, centres: Float[np.ndarray, "k 3"]) -> list[Blob]:
             if (nearest == k).any():
                 own = ground[nearest == k]
                 middle[k] = (own.min(axis=0) + own.max(axis=0)) / 2
+    sigma = float(np.linalg.norm(np.ptp(ground, axis=0))) / 4
+    shares = histograms[:, colour_bins(blob.colours)].T ** 2
+    apart = ((ground[:, None] - middle) ** 2).sum(axis=2) / max(sigma, 1e-6) ** 2
+    nearest = np.argmin(apart - 2 * np.log(shares + LEAST_SHARE), axis=1)
     parts = [blob.take(nearest == k) for k in range(len(middle))]
     return [p for p in parts if len(p.points) >= 5]
 

@@ -155,6 +155,12 @@ def _components(
     return np.unique(labels, return_inverse=True)[1]
 
 
+def colour_bins(colours: UInt8[np.ndarray, "n 3"]) -> Int[np.ndarray, " n"]:
+    """The bin of :func:`colour_histogram` that is nearest to each colour."""
+    r, g, b = np.rint(colours / 255.0 * (COLOUR_BINS - 1)).astype(np.int64).T
+    return (r * COLOUR_BINS + g) * COLOUR_BINS + b
+
+
 def colour_histogram(colours: UInt8[np.ndarray, "n 3"]) -> Float[np.ndarray, " bins"]:
     """Square roots of a soft RGB histogram's shares: two of them multiply and sum to the
     Bhattacharyya coefficient, 1 for equal colours, 0 for none in common."""
