@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from protoscene.compose.columns import MOST_NUMBERS, Axis, Paste, Poses, Prototype
+from protoscene.compose.torch_columns import MOST_NUMBERS, Axis, Paste, Poses, Prototype
 
 NEXT_TO_NOTHING = 1e-30
 """Occupancy up to this is none: dividing by it would overflow."""
