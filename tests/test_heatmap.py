@@ -172,6 +172,10 @@ def test_centre_surround_is_negative_beside_and_zero_where_evidence_is_even():
     assert score[8, 15, 0] == pytest.approx(0, abs=1e-9)
     even = centre_surround(torch.full((2, *GRID.shape), 0.7), GRID, BOX, RING)
     assert even.abs().max() < 1e-5  # also at the grid's edges
+    corner = centre_surround(solid((0, 0, 0), (4, 3, 2))[0], GRID, BOX, RING)
+    assert corner[0, 0, 0] > 0.9  # what is outside counts neither way
+    for opposite in (corner[-1], corner[:, -1], corner[:, :, -1]):
+        assert opposite.abs().max() < 1e-9
 
 
 def test_a_turned_box_is_found_at_its_own_yaw():
