@@ -70,6 +70,20 @@ def test_known_faults_by_hand(tmp_path):
     assert result.depth_within_5cm == pytest.approx(23 / 32)
 
 
+def test_movers_are_told_from_what_is_parked(tmp_path):
+    write_instances(tmp_path, 5)  # object 299 only
+
+    def render_view(time, camera):
+        colour, depth = small()
+        colour[2:4, 2:4] += 10
+        return colour, depth
+
+    for moving, expected in (({299}, 20 * math.log10(25.5)), ({300, 1}, math.nan)):
+        result = score_pictures(render_view, recording(tmp_path), moving)
+        assert result.psnr_movers_db == pytest.approx(expected, nan_ok=True)
+        assert result.psnr_objects_db == pytest.approx(20 * math.log10(25.5))
+
+
 def test_few_pictures_are_chosen_evenly_and_masks_may_be_missing(tmp_path):
     times = []
 

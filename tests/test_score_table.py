@@ -7,7 +7,7 @@ from protoscene.score_pictures import PictureScore
 from protoscene.score_table import headlines, readable
 from scored_scenes import truth, with_track
 
-PICTURES = PictureScore(12, 0.5, 21.26, float("nan"), 0.00844, 0.897)
+PICTURES = PictureScore(12, 0.5, 21.26, float("nan"), float("nan"), 0.00844, 0.897)
 
 
 def test_every_measure_has_a_row_in_words() -> None:
@@ -29,6 +29,7 @@ def test_values_are_rounded_and_have_their_unit() -> None:
     assert values["Compared", "instants"] == "8"
     assert values["Held-out pictures", "PSNR"] == "21.3 dB"
     assert values["Held-out pictures", "PSNR on objects"] == "–"
+    assert values["Held-out pictures", "PSNR on moving objects"] == "–"
     assert values["Held-out pictures", "depth error, median"] == "8.4 mm"
 
 

@@ -127,13 +127,20 @@ def _yaw_differences(
     return {key: (np.array(values), period) for key, (values, period) in pooled.items()}
 
 
+def yaw_errors(
+    matches: Matches, predicted: Sequence[SceneObject], truth: Truth, offsets: Offsets
+) -> dict[tuple[int, str], np.ndarray]:
+    """|yaw error| in degrees of each matched box, by (prototype, kind), less that pair's offset."""
+    return {
+        key: np.abs(np.degrees(_wrapped(differences - offsets[key], period)))
+        for key, (differences, period) in _yaw_differences(matches, predicted, truth).items()
+    }
+
+
 def yaw_error(
     matches: Matches, predicted: Sequence[SceneObject], truth: Truth, offsets: Offsets
 ) -> YawError:
-    errors = [np.zeros(0)]
-    for key, (differences, period) in _yaw_differences(matches, predicted, truth).items():
-        errors.append(np.abs(np.degrees(_wrapped(differences - offsets[key], period))))
-    pooled = np.concatenate(errors)
+    pooled = np.concatenate([np.zeros(0), *yaw_errors(matches, predicted, truth, offsets).values()])
     return YawError(
         matched_boxes=len(pooled),
         median_deg=_quantile(pooled, 0.5),
@@ -149,15 +156,7 @@ def size_error(
     offsets: Offsets,
     voxel_size: float,
 ) -> SizeError:
-    rows = []
-    for i, j in majority(matches).items():
-        ours = (matches.pairs[:, 1] == i) & (matches.pairs[:, 2] == j)
-        found, true = np.median(matches.boxes[ours], axis=0)[:, 3:6]
-        offset = offsets.get((predicted[i].prototype, str(truth.objects[j].kind)), 0.0)
-        if abs(_wrapped(offset, math.pi)) > math.pi / 4:
-            found = found[[1, 0, 2]]
-        rows.append(np.abs(found - true))
-    error = np.array(rows).reshape(-1, 3)
+    error = size_errors(matches, predicted, truth, offsets)
     median, worst = _quantile(error.ravel(), 0.5), _quantile(error.ravel(), 1.0)
     length, width, height = (_quantile(error[:, k], 0.5) for k in range(3))
     return SizeError(
@@ -170,3 +169,18 @@ def size_error(
         width_median_m=width,
         height_median_m=height,
     )
+
+
+def size_errors(
+    matches: Matches, predicted: Sequence[SceneObject], truth: Truth, offsets: Offsets
+) -> Float[np.ndarray, "objects 3"]:
+    """|predicted − true| length, width and height (m) of each matched object."""
+    rows = []
+    for i, j in majority(matches).items():
+        ours = (matches.pairs[:, 1] == i) & (matches.pairs[:, 2] == j)
+        found, true = np.median(matches.boxes[ours], axis=0)[:, 3:6]
+        offset = offsets.get((predicted[i].prototype, str(truth.objects[j].kind)), 0.0)
+        if abs(_wrapped(offset, math.pi)) > math.pi / 4:
+            found = found[[1, 0, 2]]
+        rows.append(np.abs(found - true))
+    return np.array(rows).reshape(-1, 3)

@@ -29,8 +29,10 @@ from protoscene.pose_errors import (
     yaw_error,
     yaw_offsets,
 )
+from protoscene.prototypes import VoxelPrototypes
 from protoscene.scene import Scene, SceneObject
 from protoscene.score_pictures import PictureScore, scene_view, score_pictures
+from protoscene.shape_errors import ShapeError, shape_error
 from protoscene.truth import TIME_TOLERANCE_S, Truth, load_truth
 
 __all__ = ["ScoreCard", "Truth", "as_dict", "load_truth", "score", "score_objects", "table"]
@@ -92,7 +94,8 @@ class Counts:
 
 @dataclass(frozen=True)
 class ScoreCard:
-    """All measures of one scene; ``pictures`` is None where no held-out cameras were scored."""
+    """All measures of one scene; ``shapes`` is None of bare objects, ``pictures`` where no
+    held-out cameras were scored."""
 
     counts: Counts
     at_iou_25: Detection
@@ -103,6 +106,7 @@ class ScoreCard:
     size: SizeError
     identity: Identity
     prototypes: PrototypeScore
+    shapes: ShapeError | None = None
     pictures: PictureScore | None = None
 
 
@@ -118,8 +122,11 @@ def score(
         raise Refused("scene", "times", "no instant in common with the truth")
     shown = None
     if pictures and truth.heldout is not None:
-        shown = score_pictures(scene_view(scene), load(truth.heldout))
-    return score_objects(scene.objects, truth, scene.grid.voxel_size, operating_score, shown)
+        moving = {thing.id for thing in truth.objects if thing.moving}
+        shown = score_pictures(scene_view(scene), load(truth.heldout), moving)
+    return score_objects(
+        scene.objects, truth, scene.grid.voxel_size, operating_score, shown, scene.prototypes
+    )
 
 
 def score_objects(
@@ -128,6 +135,7 @@ def score_objects(
     voxel_size: float,
     operating_score: float = OPERATING_SCORE,
     pictures: PictureScore | None = None,
+    prototypes: VoxelPrototypes | None = None,
 ) -> ScoreCard:
     """The score of bare objects; ``voxel_size`` (m) is the unit of the ``_voxels`` numbers."""
     kept = [thing for thing in objects if thing.score >= operating_score]
@@ -157,6 +165,7 @@ def score_objects(
         size=size_error(at_50, kept, truth, offsets, voxel_size),
         identity=_identity(at_50, kept, truth.objects),
         prototypes=_prototype_score(at_50, kept, truth.objects),
+        shapes=None if prototypes is None else shape_error(at_50, kept, prototypes),
         pictures=pictures,
     )
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Shaped
+from jaxtyping import Integer, Shaped
 from PIL import Image
 
 from protoscene.errors import Refused
 from protoscene.geometry import Camera
+from protoscene.layers import draw
 from protoscene.recording import Frame, Recording, View
 from protoscene.render import render
 from protoscene.scene import Scene
@@ -28,15 +29,17 @@ class PictureScore:
     """``pictures`` held-out pictures at ``resolution`` of their pixels a side.
 
     ``psnr_db``: 10·log10(255² / MSE) of each whole picture, averaged over pictures.
-    ``psnr_objects_db``: of all object pixels pooled; NaN where the recording has no instance
-    pictures. ``depth_median_m``: |rendered − recorded| where both have a depth;
-    ``depth_within_5cm``: share of the recorded depths that are met that closely.
+    ``psnr_objects_db``, ``psnr_movers_db``: of all object pixels, and of those of moving objects,
+    pooled; NaN where the recording has no instance pictures. ``depth_median_m``: |rendered −
+    recorded| where both have a depth; ``depth_within_5cm``: share of the recorded depths that are
+    met that closely.
     """
 
     pictures: int
     resolution: float
     psnr_db: float
     psnr_objects_db: float
+    psnr_movers_db: float
     depth_median_m: float
     depth_within_5cm: float
 
@@ -54,27 +57,45 @@ def scene_view(scene: Scene) -> RenderView:
     return render_view
 
 
+def layered_view(scene: Scene) -> RenderView:
+    """Draws ``scene`` opaque, each thing at its prototype's own resolution."""
+
+    def render_view(time: float, camera: Camera) -> tuple[np.ndarray, np.ndarray]:
+        colour, depth = draw(scene, time, camera)
+        return np.rint(255 * colour).astype(np.uint8), depth
+
+    return render_view
+
+
 def score_pictures(
-    render_view: RenderView, heldout: Recording, at_most: int = 12, shrink: int = 2
+    render_view: RenderView,
+    heldout: Recording,
+    moving: Collection[int] = (),
+    at_most: int = 12,
+    shrink: int = 2,
 ) -> PictureScore:
     """Compares ``render_view`` with up to ``at_most`` evenly chosen pictures of ``heldout``.
 
     Pictures are compared at 1/``shrink`` of their resolution: colour averaged over blocks, depth
     their lower median. Object pixels come from ``instances/NAME.png`` beside the folder of the
-    picture NAME (16-bit, object id + 1, 0 = background), where it exists.
+    picture NAME (16-bit, object id + 1, 0 = background), where it exists; ``moving`` are the ids
+    of movers.
     """
     n = min(at_most, len(heldout.frames))
     chosen = np.unique(np.linspace(0, len(heldout.frames) - 1, n).round().astype(int))
-    psnr, object_errors, depth_errors = [], [np.zeros(0)], [np.zeros(0)]
+    psnr, depth_errors = [], [np.zeros(0)]
+    object_errors, mover_errors = [np.zeros(0)], [np.zeros(0)]
+    shown = [number + 1 for number in moving]
     for index in chosen:
         frame = heldout.frames[index]
         view = _shrunk(heldout.view(int(index)), shrink)
         colour, depth = render_view(view.time, view.camera)
         squared = (colour.astype(np.float64) - view.colour.astype(np.float64)) ** 2
         psnr.append(_psnr(squared))
-        objects = _object_pixels(frame, shrink)
-        if objects is not None:
-            object_errors.append(squared[objects].ravel())
+        instances = _instances(frame, shrink)
+        if instances is not None:
+            object_errors.append(squared[instances > 0].ravel())
+            mover_errors.append(squared[np.isin(instances, shown)].ravel())
         known = view.depth > 0
         gap = np.where(depth > 0, np.abs(depth - view.depth), np.inf)
         depth_errors.append(gap[known])
@@ -85,6 +106,7 @@ def score_pictures(
         resolution=1 / shrink,
         psnr_db=float(np.mean(psnr)) if psnr else math.nan,
         psnr_objects_db=_psnr(np.concatenate(object_errors)),
+        psnr_movers_db=_psnr(np.concatenate(mover_errors)),
         depth_median_m=float(np.median(drawn)) if len(drawn) else math.nan,
         depth_within_5cm=float((gaps <= 0.05).mean()) if len(gaps) else math.nan,
     )
@@ -124,7 +146,7 @@ def _shrunk(view: View, shrink: int) -> View:
     )
 
 
-def _object_pixels(frame: Frame, shrink: int) -> Bool[np.ndarray, "h w"] | None:
+def _instances(frame: Frame, shrink: int) -> Integer[np.ndarray, "h w"] | None:
     folder = frame.colour_file.parent
     file = folder.parent / "instances" / f"{frame.colour_file.stem}.png"
     if not file.is_file():
@@ -132,7 +154,7 @@ def _object_pixels(frame: Frame, shrink: int) -> Bool[np.ndarray, "h w"] | None:
     ids = _read_instances(file, (frame.camera.height, frame.camera.width))
     # A block is an object's where its middle is: no average of ids means anything.
     middle = shrink // 2
-    return _blocks(ids, shrink)[:, :, middle * shrink + middle] > 0
+    return _blocks(ids, shrink)[:, :, middle * shrink + middle]
 
 
 def _read_instances(file: Path, shape: tuple[int, int]) -> np.ndarray:

@@ -16,6 +16,7 @@ SECTIONS = {
     "size": "Error of sizes",
     "identity": "Tracks",
     "prototypes": "Prototypes",
+    "shapes": "Shapes",
     "pictures": "Held-out pictures",
 }
 MEASURES = {
@@ -25,9 +26,12 @@ MEASURES = {
     "f1": "F1",
     "flips": "off by more than 90°",
     "idf1": "IDF1",
+    "inside": "occupancy within the true box",
+    "inside_worst": "the same, of the worst object",
     "moving_idf1": "moving IDF1",
     "p90": "9 of 10 below",
     "psnr": "PSNR",
+    "psnr_movers": "PSNR on moving objects",
     "psnr_objects": "PSNR on objects",
     "v_measure": "V-measure",
     "x_median": "median along x",
