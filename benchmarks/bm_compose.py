@@ -1,0 +1,228 @@
+"""What composing costs: against torch, SimpleITK and scipy, and against memory's own speed.
+
+    THP_MEM_ALLOC_ENABLE=1 python benchmarks/bm_compose.py --results docs/results.md
+
+All contenders run in one process, in rounds: each round calls each once, in an order that rotates.
+What is reported of two contenders is the median and range of their ratio in each round, as whatever
+else the machine does slows both. Peak memory and first calls are measured in processes of their
+own. With ``THP_MEM_ALLOC_ENABLE`` torch asks for huge pages; without, fresh memory costs more than
+composing into it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+
+import numba
+import torch
+import tyro
+from compose_alone import alone
+from compose_contenders import CONTENDERS
+from compose_one_crop import by_scipy, by_simpleitk, crop_of
+from compose_rivals import cropped, full_grid
+from compose_workloads import WORKLOADS, Workload, placed, random_poses, random_rgba
+from memory_rate import Copy, bytes_to_move, last_level_cache
+from rich.console import Console
+from rich.markdown import Markdown
+
+from protoscene.compose import compose
+from protoscene.prototypes import VoxelPrototypes
+
+sys.path.append(str(Path(__file__).resolve().parent.parent / "studies"))
+from results_page import write_between_markers
+
+RIVALS = ("crop by crop", "crops in batches")
+Times = dict[str, list[float]]
+"""Seconds of each contender in each round."""
+
+
+@dataclass
+class Options:
+    """Measures compose's time and memory beside others'."""
+
+    workloads: tuple[str, ...] = tuple(WORKLOADS)
+    rounds: int = 9
+    results: Path | None = None
+    """A markdown file whose part between the benchmark's markers is replaced by the tables."""
+
+
+def interleaved(contenders: dict[str, Callable[[], object]], rounds: int) -> Times:
+    """Each round calls each contender once, beginning with another one each time; one call of each
+    before that is not counted."""
+    for call in contenders.values():
+        call()
+    names = list(contenders)
+    times: Times = {name: [] for name in names}
+    for i in range(rounds):
+        at = i % len(names)
+        for name in names[at:] + names[:at]:
+            started = time.perf_counter()
+            contenders[name]()
+            times[name].append(time.perf_counter() - started)
+    return times
+
+
+def ratio(times: Times, upper: str, lower: str) -> str:
+    """Median and range over rounds of one contender's time divided by another's."""
+    found = [a / b for a, b in zip(times[upper], times[lower], strict=True)]
+    return f"{median(found):.2f} ({min(found):.2f}–{max(found):.2f})"
+
+
+def milliseconds(seconds: Sequence[float]) -> str:
+    return f"{1e3 * median(seconds):.1f}"
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def measured(workload: Workload, rounds: int, memory: Copy) -> dict[str, Times]:
+    """Times of "forward" and "forward and backward"; forward has ``memory``'s, and "limit"."""
+    contenders = {name: make(workload) for name, make in CONTENDERS.items()}
+    forward: dict[str, Callable[[], object]] = {n: c.forward for n, c in contenders.items()}
+    forward |= {"copy": memory.copy, "read": memory.read, "fill": memory.fill}
+    if workload.name == "W8":
+        rgba, placements = random_rgba(workload), placed(workload, random_poses(workload))
+        forward["whole canvas"] = lambda: full_grid(
+            rgba, workload.voxel_size, placements, workload.grid
+        )
+    times = {"forward": interleaved(forward, rounds)}
+    share = bytes_to_move(workload, last_level_cache()) / memory.n_bytes
+    times["forward"]["limit"] = [share * t for t in times["forward"]["copy"]]
+    both: dict[str, Callable[[], object]] = {n: c.forward_backward for n, c in contenders.items()}
+    times["forward and backward"] = interleaved(both, rounds)
+    return times
+
+
+def passes(found: dict[str, dict[str, Times]], step: str) -> str:
+    """The table of "forward" or "forward and backward" of all workloads."""
+    heads = [step, "native, ms", *(f"{rival} / native" for rival in RIVALS)]
+    heads += ["torch layout, ms", *(f"{rival} / torch layout" for rival in RIVALS)]
+    if step == "forward":
+        heads += ["limit, ms", "native / limit"]
+    rows = []
+    for name, steps in found.items():
+        times, row = steps[step], [name]
+        for ours in ("native", "torch layout"):
+            row += [milliseconds(times[ours]), *(ratio(times, rival, ours) for rival in RIVALS)]
+        if "limit" in times:
+            row += [milliseconds(times["limit"]), ratio(times, "native", "limit")]
+        rows.append(row)
+    return table(heads, rows)
+
+
+def whole_canvas(found: dict[str, dict[str, Times]]) -> str:
+    lines = [
+        f"`affine_grid` and `grid_sample` on the whole canvas, forward, {name}: "
+        f"{milliseconds(steps['forward']['whole canvas'])} ms, "
+        f"{ratio(steps['forward'], 'whole canvas', 'torch layout')} × torch layout."
+        for name, steps in found.items()
+        if "whole canvas" in steps["forward"]
+    ]
+    return "\n".join(lines)
+
+
+def one_crop(workload: Workload, rounds: int) -> str:
+    """One placement into a grid of its crop's size, forward, ours in native layout."""
+    rgba = random_rgba(workload)[:1]
+    placement = placed(workload, random_poses(workload))[:1]
+    size = workload.voxel_size
+    crop = crop_of(placement, rgba[0], size, workload.grid)
+    prototypes = VoxelPrototypes.from_rgba(rgba, size)
+    contenders: dict[str, Callable[[], object]] = {
+        "protoscene": lambda: compose(prototypes, placement, crop),
+        "torch": lambda: cropped(rgba, size, placement, crop, in_batches=True),
+        "scipy": by_scipy(rgba[0], size, placement, crop),
+    }
+    by_itk = by_simpleitk(rgba[0], size, placement, crop)
+    if by_itk is not None:
+        contenders["SimpleITK"] = by_itk
+    times = interleaved(contenders, rounds)
+    rows = [
+        [name, milliseconds(times[name]), ratio(times, name, "protoscene")] for name in contenders
+    ]
+    shape = "×".join(str(n) for n in crop.shape)
+    text = table([f"one crop, {shape}", "ms", "/ protoscene"], rows)
+    return text if by_itk is not None else f"{text}\n\nSimpleITK is not installed."
+
+
+def memory_table(workloads: Sequence[Workload]) -> str:
+    """Peak memory of forward and backward: in all, and above inputs and gradient."""
+    names = ("native", "torch layout", *RIVALS)
+    rows = []
+    for workload in workloads:
+        row = [workload.name]
+        for name in names:
+            found = alone("peak", name, json.dumps(asdict(workload)))
+            row.append(f"{found['peak']:.0f} ({found['above']:.0f})")
+        rows.append(row)
+    return table(["peak MB (above inputs)", *names], rows)
+
+
+def first_calls() -> str:
+    """Seconds in a fresh process: with an empty cache, and with what that left there."""
+    rows = []
+    with tempfile.TemporaryDirectory() as cache:
+        for state in ("cold", "cached"):
+            found = alone("first", NUMBA_CACHE_DIR=cache)
+            keys = ("torch", "numba", "protoscene", "forward", "forward_backward", "again")
+            compiled = f"{found['compiled_on_import']:.0f}"
+            rows.append([state, *(f"{found[key]:.2f}" for key in keys), compiled])
+    heads = ["first call, s", "import torch", "import numba", "import protoscene.compose"]
+    heads += ["forward", "forward and backward", "the same again", "compiled on import"]
+    return table(heads, rows)
+
+
+def note(found: dict[str, dict[str, Times]], rounds: int, memory: Copy, load: float) -> str:
+    rates = []
+    for kind, share in (("copy", 1.0), ("read", 0.5), ("fill", 0.5)):
+        seconds = [t for steps in found.values() for t in steps["forward"][kind]]
+        rates.append(f"{kind} {share * memory.n_bytes / median(seconds) / 1e9:.1f}")
+    says = "; ".join(f"{name}: {WORKLOADS[name].says}" for name in found)
+    return (
+        f"{says}. Ratios: median (range) over {rounds} rounds of one process. Native: from and to "
+        "the layout of `VoxelPrototypes`; torch layout: packed from (4, z, y, x) and back each "
+        "time. Limit: the canvas written once and the prototypes' blocks read (once in all where "
+        f"they fit into a cache of {last_level_cache() / 2**20:.0f} MiB, else once a placement), "
+        f"at the rate of a parallel copy; GB/s: {', '.join(rates)}. numba on "
+        f"{numba.threading_layer()}, {numba.get_num_threads()} threads; torch {torch.__version__}, "
+        f"{torch.get_num_threads()} threads; "
+        f"THP_MEM_ALLOC_ENABLE={os.environ.get('THP_MEM_ALLOC_ENABLE', '')}; load "
+        f"{load:.1f} before, {os.getloadavg()[0]:.1f} after."
+    )
+
+
+def main(options: Options) -> None:
+    load = os.getloadavg()[0]
+    workloads = [WORKLOADS[name] for name in options.workloads]
+    memory = Copy()
+    found = {}
+    for workload in workloads:
+        print(f"{workload.name}: {workload.says}", file=sys.stderr)
+        found[workload.name] = measured(workload, options.rounds, memory)
+    parts = [
+        passes(found, "forward"),
+        passes(found, "forward and backward"),
+        whole_canvas(found),
+        one_crop(WORKLOADS["W8"], options.rounds),
+        memory_table(workloads),
+        first_calls(),
+        note(found, options.rounds, memory, load),
+    ]
+    text = "\n\n".join(part for part in parts if part)
+    Console().print(Markdown(text))
+    if options.results is not None:
+        write_between_markers(options.results, "bm_compose", text)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))
