@@ -40,6 +40,8 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "studies"))
 from results_page import write_between_markers
 
 RIVALS = ("crop by crop", "crops in batches")
+PAUSE = 0.02
+"""Seconds before each call: OpenMP's threads go on spinning a while after a parallel region."""
 Times = dict[str, list[float]]
 """Seconds of each contender in each round."""
 
@@ -64,6 +66,7 @@ def interleaved(contenders: dict[str, Callable[[], object]], rounds: int) -> Tim
     for i in range(rounds):
         at = i % len(names)
         for name in names[at:] + names[:at]:
+            time.sleep(PAUSE)
             started = time.perf_counter()
             contenders[name]()
             times[name].append(time.perf_counter() - started)
