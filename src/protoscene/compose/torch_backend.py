@@ -14,7 +14,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from protoscene.compose.torch_columns import MOST_NUMBERS, Axis, Paste, Poses, Prototype
+from protoscene.compose.torch_columns import (
+    MOST_NUMBERS,
+    Between,
+    Paste,
+    Poses,
+    Prototype,
+)
 
 NEXT_TO_NOTHING = 1e-30
 """Occupancy up to this is none: dividing by it would overflow."""
@@ -54,18 +60,21 @@ def forward(
     canvas = _native(result) if contiguous else result
     if background is not None:
         _start_with(canvas, _native(background))
-    poses = Poses(table[:, 1:].numpy(), voxel_sizes, which, centre, yaw, scale, presence)
+    place = (which, centre, yaw, scale, presence, origin, voxel_size, shape)
+    poses = Poses(table, voxel_sizes, *place)
     entries = table.tolist()
-    for k, pastes in poses.pastes(origin, voxel_size, shape):
+    for k, pastes in poses.pastes():
         prototype = Prototype(voxels, entries[k], channels, work)
         for paste in pastes:
-            _paste(canvas, prototype, paste, voxel_size)
+            _paste(canvas, prototype, poses, paste)
     total = canvas.new_empty((ny, nx, nz) if keep_total else (0,))
     for slab in _slabs(canvas.shape):
-        occupancy = canvas[slab][..., -1]
+        occupancy, colour = canvas[slab][..., -1], canvas[slab][..., :-1]
         if keep_total:
             total[slab] = occupancy
-        canvas[slab][..., :-1] /= _divisor(occupancy)[..., None]
+        colour /= _divisor(occupancy)[..., None]
+        if background is not None:
+            _keep_untouched(colour, occupancy, _native(background)[slab])
         occupancy.copy_(_capped(occupancy, cap))
     return result.to(dtype), total
 
@@ -106,12 +115,13 @@ def backward(
     results = [v.new_zeros(v.shape if n else 0) for v, n in zip(inputs, needs, strict=False)]
     results.append(_background_gradient(field, background if needs[5] else None, voxels))
     if need_voxels or need_pose or need_presence:
-        poses = Poses(table[:, 1:].numpy(), voxel_sizes, which, centre, yaw, scale, presence)
-        sums = _Sums(len(which), voxels, need_voxels, need_pose, need_presence)
+        place = (which, centre, yaw, scale, presence, origin, voxel_size, shape)
+        poses = Poses(table, voxel_sizes, *place)
+        sums = _Sums(poses, field, need_voxels, need_pose, need_presence)
         entries = table.tolist()
-        for k, pastes in poses.pastes(origin, voxel_size, shape):
+        for k, pastes in poses.pastes():
             prototype = Prototype(voxels, entries[k], canvas.shape[3], work)
-            collected = sums.of_prototype(prototype, pastes, field, voxel_size)
+            collected = sums.of_prototype(prototype, pastes)
             if need_voxels:
                 _write_straight(results[0][prototype.place], prototype, collected)
         found = (*poses.gradients(sums.horizontal, sums.vertical), sums.presence)
@@ -146,26 +156,33 @@ def _start_with(canvas: Tensor, background: Tensor) -> None:
         torch.mul(part[..., :-1], part[..., -1:], out=canvas[slab][..., :-1])
 
 
-def _paste(canvas: Tensor, prototype: Prototype, paste: Paste, voxel_size: float) -> None:
+def _paste(canvas: Tensor, prototype: Prototype, poses: Poses, paste: Paste) -> None:
     """canvas += presence · trilinear(premultiplied prototype) on the placement's crop."""
-    z = prototype.vertical(paste, voxel_size)
-    rest, share = (v.to(canvas.dtype)[:, None] for v in (z.rest, z.share))
-    (z_start, y_start, x_start), (z_stop, y_stop, x_stop) = paste.start, paste.stop
-    rows = prototype.rows_at_once(paste)
-    for start in range(y_start, y_stop, rows):
-        stop = min(start + rows, y_stop)
-        corners = prototype.corners(*prototype.horizontal(paste, start, stop, voxel_size))
-        mixed: Tensor | None = None
-        for index, weight in corners:
-            column = prototype.columns.index_select(0, index)
-            weight = (weight * paste.presence).to(canvas.dtype)[:, None]
-            mixed = column.mul_(weight) if mixed is None else mixed.addcmul_(column, weight)
-        assert mixed is not None
-        mixed = mixed.view(len(mixed), prototype.nz + 2, -1)
+    z = prototype.vertical(poses, paste)
+    rest, share = z.shares.to(canvas.dtype)[:, :, None]
+    height, channels = prototype.shape[2:]
+    for rows in paste.chunks(height, channels):
+        _, index, weights = prototype.horizontal(poses, paste, rows)
+        weights = (weights * paste.presence).to(canvas.dtype)
+        mixed = prototype.around(index).mul_(weights[..., None]).sum(dim=0)
+        mixed = mixed.view(-1, height, channels)
         values = mixed.index_select(1, z.low).mul_(rest)
         values.addcmul_(mixed.index_select(1, z.low + 1), share)
-        crop = canvas[start:stop, x_start:x_stop, z_start:z_stop]
+        crop = canvas[_box(paste, rows)]
         crop += values.view(crop.shape)
+
+
+def _box(paste: Paste, rows: slice) -> tuple[slice, slice, slice]:
+    """These rows of a placement's crop, on a (y, x, z, C) canvas."""
+    return rows, slice(paste.start[2], paste.stop[2]), slice(paste.start[0], paste.stop[0])
+
+
+def _keep_untouched(colour: Tensor, occupancy: Tensor, background: Tensor) -> None:
+    """Colour is the background's own where nothing else is: (α c) / α may be the next number, and
+    the gradient to α divides that difference by α."""
+    own = background[..., -1]
+    alone = (occupancy == own) & (own > NEXT_TO_NOTHING)
+    colour.copy_(torch.where(alone[..., None], background[..., :-1], colour))
 
 
 def _divisor(occupancy: Tensor) -> Tensor:
@@ -232,28 +249,23 @@ def _write_straight(result: Tensor, prototype: Prototype, collected: Tensor) -> 
 class _Sums:
     """Sums over each placement's crop that the gradients are made from."""
 
-    def __init__(self, n: int, voxels: Tensor, voxels_too: bool, pose: bool, presence: bool):
-        self.voxels_too, self.pose, self.scalars = voxels_too, pose, pose or presence
-        self.precise = torch.float32 if voxels.device.type == "mps" else torch.float64
-        self.horizontal = voxels.new_zeros((n, 2, 3), dtype=self.precise)
-        self.vertical = voxels.new_zeros((n, 2), dtype=self.precise)
-        self.presence = voxels.new_zeros(n, dtype=self.precise)
+    def __init__(
+        self, poses: Poses, field: _Field, voxels: bool, pose: bool, presence: bool
+    ) -> None:
+        self.poses, self.field = poses, field
+        self.need_voxels, self.need_pose, self.need_presence = voxels, pose, presence
+        zeros, n = poses.linear.new_zeros, len(poses.linear)
+        self.horizontal, self.vertical, self.presence = zeros((n, 2, 3)), zeros((n, 2)), zeros(n)
 
-    def of_prototype(
-        self, prototype: Prototype, pastes: list[Paste], field: _Field, voxel_size: float
-    ) -> Tensor:
+    def of_prototype(self, prototype: Prototype, pastes: list[Paste]) -> Tensor:
         """Adds the placements' sums; returns the gradient of the prototype's columns."""
-        size = prototype.columns.shape if self.voxels_too else (0,)
-        collected = prototype.columns.new_zeros(size, dtype=self.precise)
+        size = prototype.columns.shape if self.need_voxels else (0,)
+        collected = self.horizontal.new_zeros(size)
         for paste in pastes:
-            z = prototype.vertical(paste, voxel_size)
-            rows = prototype.rows_at_once(paste)
-            for start in range(paste.start[1], paste.stop[1], rows):
-                stop = min(start + rows, paste.stop[1])
-                crop = (slice(start, stop), slice(paste.start[2], paste.stop[2]))
-                gradient = field.on((*crop, slice(paste.start[0], paste.stop[0])))
-                x, y = prototype.horizontal(paste, start, stop, voxel_size)
-                self._add(collected, prototype, paste, gradient.flatten(0, 1), x, y, z)
+            z = prototype.vertical(self.poses, paste)
+            for rows in paste.chunks(*prototype.shape[2:]):
+                gradient = self.field.on(_box(paste, rows)).flatten(0, 1)
+                self._add(collected, prototype, paste, rows, gradient, z)
         return collected
 
     def _add(
@@ -261,47 +273,40 @@ class _Sums:
         collected: Tensor,
         prototype: Prototype,
         paste: Paste,
+        rows: slice,
         gradient: Tensor,
-        x: Axis,
-        y: Axis,
-        z: Axis,
+        z: Between,
     ) -> None:
-        # The prototype's columns as they stand under each of the canvas's: gradient to them.
-        spread = gradient.new_zeros((len(gradient), prototype.nz + 2, gradient.shape[2]))
-        for index, weight in ((z.low, z.rest), (z.low + 1, z.share)):
-            spread.index_add_(1, index, gradient * weight.to(gradient.dtype)[:, None])
+        at, index, weights = prototype.horizontal(self.poses, paste, rows)
+        # The gradient to the mixture of the prototype's columns.
+        spread = gradient.new_zeros((len(gradient), *prototype.shape[2:]))
+        rest, share = z.shares.to(gradient.dtype)[:, :, None]
+        spread.index_add_(1, z.low, gradient * rest)
+        spread.index_add_(1, z.low + 1, gradient * share)
         spread = spread.flatten(1)
-        corners = prototype.corners(x, y)
-        if self.voxels_too:
-            for index, weight in corners:
-                collected.index_add_(0, index, spread * (weight * paste.presence)[:, None])
-        if not self.scalars:
+        if self.need_voxels:
+            shares = spread * (weights * paste.presence)[..., None]
+            collected.index_add_(0, index, shares.flatten(0, 1))
+        if not (self.need_pose or self.need_presence):
             return
-        dots, mixed = [], torch.zeros_like(spread) if self.pose else None
-        for index, weight in corners:
-            column = prototype.columns.index_select(0, index)
-            if mixed is not None:
-                mixed.addcmul_(column, weight.to(column.dtype)[:, None])
-            dots.append(column.mul_(spread).sum(dim=1, dtype=self.precise))
-        self.presence[paste.row] += sum(d @ w for d, (_, w) in zip(dots, corners, strict=True))
-        if mixed is not None:
-            self._add_pose(paste.row, dots, mixed, gradient, x, y, z)
+        columns = prototype.around(index)
+        dots = (columns * spread).sum(dim=2, dtype=weights.dtype)
+        self.presence[paste.row] += (dots * weights).sum()
+        if self.need_pose:
+            self._add_horizontal(paste.row, dots.view(2, 2, -1), at)
+            mixed = columns.mul_(weights.to(columns.dtype)[..., None]).sum(dim=0)
+            self._add_vertical(
+                paste.row, mixed.view(spread.shape[0], -1, gradient.shape[2]), gradient, z
+            )
 
-    def _add_pose(
-        self,
-        row: int,
-        dots: list[Tensor],
-        mixed: Tensor,
-        gradient: Tensor,
-        x: Axis,
-        y: Axis,
-        z: Axis,
-    ) -> None:
-        by_x = (y.rest * (dots[1] - dots[0]) + y.share * (dots[3] - dots[2])) * x.inside()
-        by_y = (x.rest * (dots[2] - dots[0]) + x.share * (dots[3] - dots[1])) * y.inside()
-        arms = torch.stack([torch.ones_like(by_x), x.from_middle(), y.from_middle()], dim=1)
-        self.horizontal[row] += torch.stack([by_x, by_y]) @ arms
-        mixed = mixed.view(len(mixed), -1, gradient.shape[2])
+    def _add_horizontal(self, row: int, dots: Tensor, at: Between) -> None:
+        by_x = (at.shares[:, 1] * (dots[:, 1] - dots[:, 0])).sum(dim=0)
+        by_y = (at.shares[:, 0] * (dots[1] - dots[0])).sum(dim=0)
+        by = torch.stack([by_x, by_y]) * at.inside()
+        self.horizontal[row, :, 0] += by.sum(dim=1)
+        self.horizontal[row, :, 1:] += by @ at.from_middle().T
+
+    def _add_vertical(self, row: int, mixed: Tensor, gradient: Tensor, z: Between) -> None:
         step = mixed.index_select(1, z.low + 1) - mixed.index_select(1, z.low)
-        by_z = step.mul_(gradient).sum(dim=(0, 2), dtype=self.precise) * z.inside()
-        self.vertical[row] += torch.stack([by_z.sum(), by_z @ z.from_middle()])
+        by = step.mul_(gradient).sum(dim=(0, 2), dtype=self.vertical.dtype) * z.inside()
+        self.vertical[row] += torch.stack([by.sum(), by @ z.from_middle()])
