@@ -97,7 +97,8 @@ def discover_into(recording: Path, folder: Path, bounds: Bounds | None) -> None:
 
 def peak_mb() -> float:
     """Most memory that this process took. Linux, as getrusage counts the parent's share too."""
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").open())
+    status_lines = Path("/proc/self/status").read_text().splitlines()
+    status = dict(line.split(":", 1) for line in status_lines)
     return int(status["VmHWM"].split()[0]) / 1024
 
 
