@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Any, Self
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -18,7 +18,7 @@ from protoscene.motion.knots import (
     polynomials,
 )
 from protoscene.motion.least_squares import levenberg_marquardt, trust
-from protoscene.motion.linear import Accelerated
+from protoscene.motion.linear import Accelerated, LinearMotion
 from protoscene.motion.model import (
     NO_SMOOTHNESS,
     USUAL_NOISE,
@@ -74,7 +74,7 @@ class Clothoid(Motion):
         weight: Any = None,
         smoothness: Smoothness = NO_SMOOTHNESS,
         noise: Noise = USUAL_NOISE,
-    ) -> Self:
+    ) -> Clothoid:
         seen = observed(times, centre, yaw, scale, weight)
         guide = Accelerated.fit(times, centre, yaw, scale, weight, smoothness, noise)
         motion = cls(guide.knots)
@@ -104,7 +104,7 @@ class Clothoid(Motion):
     def _wheels(self) -> Wheels:
         return Wheels(self.start, self.heading, self.curvature, self.sharpness, self.travel)
 
-    def _follow(self, guide: Accelerated) -> None:
+    def _follow(self, guide: LinearMotion) -> None:
         """Speed along the guide's yaw, and its turning per metre; height and scale are its."""
         times, _ = gauss_legendre(self.knots, 3)
         slope = polynomials(self.knots, self.pieces, times, 1)

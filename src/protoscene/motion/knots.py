@@ -14,6 +14,7 @@ from torch import Tensor
 def checked_knots(knots: Any) -> Float[Tensor, " k"]:
     """(k,) seconds in float64. Raises ValueError unless they are ≥ 2, finite and increase."""
     knots = torch.as_tensor(knots, dtype=torch.float64).reshape(-1)
+    knots = knots.detach().clone(memory_format=torch.contiguous_format)  # not the caller's
     if len(knots) < 2:
         raise ValueError(f"a motion needs at least 2 knots, got {len(knots)}")
     check_increasing("knots", knots)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import Any, Self
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -73,7 +73,7 @@ class LinearMotion(Motion):
         weight: Any = None,
         smoothness: Smoothness = NO_SMOOTHNESS,
         noise: Noise = USUAL_NOISE,
-    ) -> Self:
+    ) -> LinearMotion:
         seen = observed(times, centre, yaw, scale, weight)
         motion = cls(cls.knots_for(seen.times))
         of_centre, of_yaw = (
@@ -106,7 +106,7 @@ class LinearMotion(Motion):
         """The rows of smoothness, and a trace of straightness for what poses leave open."""
         step = float(self.knots.diff().median())
         rows = [
-            1e-6 / noise * step**0.5 * self.differences(1),
+            1e-8 / noise * step**0.5 * self.differences(1),
             1e-4 / noise * step**1.5 * self.differences(2),
         ]
         for order, value in enumerate(expected, start=1):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
-from typing import Any, Self
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -73,7 +73,7 @@ class Motion(nn.Module, ABC):
         weight: Any = None,
         smoothness: Smoothness = NO_SMOOTHNESS,
         noise: Noise = USUAL_NOISE,
-    ) -> Self:
+    ) -> Motion:
         """The motion that least squares find for observed poses, with gross outliers let go.
 
         Minimises ``Σ weight (|Δcentre|²/noise.centre² + Δyaw²/noise.yaw²) + Σ smoothness terms``,
@@ -102,7 +102,7 @@ class Motion(nn.Module, ABC):
         Raises ValueError naming a time that is not finite.
         """
         times = torch.as_tensor(times, dtype=torch.float64, device=self.log_scale.device)
-        times = times.reshape(-1)
+        times = times.reshape(-1).contiguous()
         check_finite("times", times)
         centre, yaw = self.pose(times)
         return centre.to(dtype), yaw.to(dtype), self.scale(times).to(dtype)
@@ -178,7 +178,7 @@ def _check_rows(name: str, value: Tensor, fine: Tensor, expected: str) -> None:
 
 
 def _float64(value: Any) -> Tensor:
-    return torch.as_tensor(value, dtype=torch.float64).detach().cpu()
+    return torch.as_tensor(value, dtype=torch.float64).detach().cpu().contiguous()
 
 
 def median_log_scale(seen: Observed) -> Tensor:

@@ -18,8 +18,8 @@ BREAK = 20.0
 OUTLIER = 1.5 * BREAK
 """More than one break, so that a thing that jumps at every instant is not all outliers; less than
 two, so that one wrong instant is not a part of its own."""
-ACCELERATION = 5.0
-"""m/s²: more than people and things on wheels do."""
+ACCELERATION = 2.0
+"""m/s²: what walkers and slow wheels do; a hard stop is a few times that."""
 TURN_ACCELERATION = 15.0
 """rad/s²."""
 
@@ -29,7 +29,7 @@ def breaks(
     centre: Any,
     weight: Any = None,
     noise: Noise = USUAL_NOISE,
-    speed: float = 2.0,
+    speed: float = 1.0,
     acceleration: float = ACCELERATION,
 ) -> list[float]:
     """Times (s) between instants at which a track jumps.

@@ -73,7 +73,8 @@ class Parts(nn.Module):
         self, times: Any, dtype: torch.dtype = torch.float64
     ) -> tuple[Float[Tensor, "t 3"], Float[Tensor, " t"], Float[Tensor, " t"]]:
         """As :meth:`Motion.at`, each time by the motion of its part."""
-        times = torch.as_tensor(times, dtype=torch.float64, device=self.breaks.device).reshape(-1)
+        times = torch.as_tensor(times, dtype=torch.float64, device=self.breaks.device)
+        times = times.reshape(-1).contiguous()
         part = torch.searchsorted(self.breaks, times.detach(), right=True)
         order = torch.argsort(part, stable=True)
         poses = [motion.at(times[part == k], dtype) for k, motion in enumerate(self._motions())]
