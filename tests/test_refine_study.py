@@ -46,6 +46,7 @@ def test_a_row_says_whether_its_figure_holds(studies):
     assert Row("a", 0.151, 0.15, True).cells()[-1] == "**short**"
     assert Row("a", 95.0, 95, False, " %", 1).cells() == ["a", "95.0 %", "≥ 95 %", "ok"]
     assert Row("a", 94.9, 95, False).cells()[-1] == "**short**"
+    assert Row("a", 1.0, math.nan, True).cells()[1::2] == ["1.00", "–"]
     assert Row("a", math.nan, 1, True).cells()[1::2] == ["not measured", "–"]
 
 
