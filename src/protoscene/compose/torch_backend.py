@@ -40,17 +40,17 @@ def forward(
     origin: Sequence[float],
     voxel_size: float,
     shape: Sequence[int],
+    channels: int,
     cap: str,
     keep_total: bool,
     contiguous: bool,
 ) -> tuple[Tensor, Tensor]:
     """(canvas, A): straight colour and α, (y, x, z, C) or, where ``contiguous``, (C, z, y, x).
 
-    A is (y, x, z), empty unless ``keep_total``, at least float32; canvas has the common float type
-    of voxels and background. ``shape`` is (nz, ny, nx); poses are metres and radians.
+    A is flat, (y · x · z,), empty unless ``keep_total``. Both have the common float type of voxels
+    and background. ``shape`` is (nz, ny, nx); poses are metres and radians.
     """
     nz, ny, nx = shape
-    channels = _channels(voxels, table, background)
     dtype = voxels.dtype
     if background is not None:
         dtype = torch.promote_types(dtype, background.dtype)
@@ -67,7 +67,7 @@ def forward(
         prototype = Prototype(voxels, entries[k], channels, work)
         for paste in pastes:
             _paste(canvas, prototype, poses, paste)
-    total = canvas.new_empty((ny, nx, nz) if keep_total else (0,))
+    total = canvas.new_empty((ny, nx, nz) if keep_total else (0,), dtype=dtype)
     for slab in _slabs(canvas.shape):
         occupancy, colour = canvas[slab][..., -1], canvas[slab][..., :-1]
         if keep_total:
@@ -76,14 +76,14 @@ def forward(
         if background is not None:
             _keep_untouched(colour, occupancy, _native(background)[slab])
         occupancy.copy_(_capped(occupancy, cap))
-    return result.to(dtype), total
+    return result.to(dtype), total.flatten()
 
 
 @torch.no_grad()
 def backward(
     gradient: Float[Tensor, "..."],
     canvas: Float[Tensor, "..."],
-    total: Float[Tensor, "y x z"],
+    total: Float[Tensor, " yxz"],
     voxels: Float[Tensor, " n_numbers"],
     table: Int[Tensor, "k 4"],
     voxel_sizes: Sequence[float] | Float[Tensor, " k"],
@@ -96,9 +96,10 @@ def backward(
     origin: Sequence[float],
     voxel_size: float,
     shape: Sequence[int],
+    channels: int,
     cap: str,
-    needs: Sequence[bool],
     contiguous: bool,
+    needs: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of voxels, centre, yaw, scale, presence and background; empty where not needed.
 
@@ -120,7 +121,7 @@ def backward(
         sums = _Sums(poses, field, need_voxels, need_pose, need_presence)
         entries = table.tolist()
         for k, pastes in poses.pastes():
-            prototype = Prototype(voxels, entries[k], canvas.shape[3], work)
+            prototype = Prototype(voxels, entries[k], channels, work)
             collected = sums.of_prototype(prototype, pastes)
             if need_voxels:
                 _write_straight(results[0][prototype.place], prototype, collected)
@@ -129,12 +130,6 @@ def backward(
             if needs[slot]:
                 results[slot].copy_(value)
     return results[0], results[1], results[2], results[3], results[4], results[5]
-
-
-def _channels(voxels: Tensor, table: Tensor, background: Tensor | None) -> int:
-    if len(table):
-        return voxels.numel() // int((table[:, 1:] + 2).prod(dim=1).sum())
-    return 4 if background is None else background.shape[0]
 
 
 def _native(volume: Tensor) -> Tensor:
@@ -202,7 +197,7 @@ class _Field:
     def __init__(
         self, gradient: Tensor, canvas: Tensor, total: Tensor, cap: str, work: torch.dtype
     ) -> None:
-        self.gradient, self.canvas, self.total = gradient, canvas, total
+        self.gradient, self.canvas, self.total = gradient, canvas, total.view(canvas.shape[:3])
         self.cap, self.work = cap, work
 
     def on(self, crop: tuple[slice, ...] | slice, straight: Tensor | float = 0.0) -> Tensor:
