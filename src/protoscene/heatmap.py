@@ -88,9 +88,10 @@ def draw(
     cannot be had at every voxel.
     """
     _check(scores, grid)
-    flat = shares(scores, temperature).flatten(-3)
-    rows = flat.detach().reshape(-1, flat.shape[-1])
-    index = torch.multinomial(rows, 1, generator=generator).reshape(flat.shape[:-1])
+    share = shares(scores, temperature).detach().flatten(-3)
+    # The first of independent exponential arrivals, of rates as the shares: no limit to the voxels.
+    arrival = torch.empty_like(share).exponential_(generator=generator) / share
+    index = arrival.argmin(dim=-1)
     log_share = torch.log_softmax(scores.flatten(-3) / temperature, dim=-1)
     return _centre_of(index, scores, grid), log_share.gather(-1, index[..., None])[..., 0]
 
