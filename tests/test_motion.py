@@ -243,7 +243,7 @@ def test_smoothness_takes_noise_away():
     times = np.arange(24) * 0.15
     centre, yaw = noisy(times)
     true, _ = circle(times)
-    for model in (Polyline, Accelerated, Spline):
+    for model in MODELS:
         rough = numbers(model.fit(times, centre, yaw).at(times))[0]
         fine = numbers(model.fit(times, centre, yaw, smoothness=EXPECTED).at(times))[0]
         assert np.square(fine - true).sum() < 0.7 * np.square(rough - true).sum()
