@@ -27,7 +27,10 @@ def alone(*arguments: str, **environment: str) -> dict[str, float]:
 
 
 def first() -> dict[str, float]:
-    """Seconds of the imports and of the first small calls; what numba compiled on import."""
+    """Seconds of the imports and of the first small calls; what numba compiled on import.
+
+    torch imports its ``_dynamo`` when any custom operator is called first: told apart.
+    """
     times = {"torch": _seconds(lambda: __import__("torch"))}
     times["numba"] = _seconds(lambda: __import__("numba"))
     from numba.core.event import install_recorder
@@ -37,6 +40,7 @@ def first() -> dict[str, float]:
     from compose_contenders import native
     from compose_workloads import TINY
 
+    times["dynamo"] = _seconds(lambda: __import__("torch._dynamo"))
     contender = native(TINY)
     times["forward"] = _seconds(contender.forward)
     times["forward_backward"] = _seconds(contender.forward_backward)
