@@ -31,7 +31,7 @@ import protoscene as ps
 assert "torch" not in sys.modules
 import protoscene.scene, protoscene.compose, protoscene.discover, protoscene.render
 from protoscene import compose, discover, render
-from protoscene.compose import torch_ops
+from protoscene.compose import torch_backend
 for function in (compose, discover, render):
     assert function is getattr(ps, function.__name__) and callable(function), function
 """

@@ -30,7 +30,8 @@ class Placements:
     ) -> None:
         centre = _floating(centre).reshape(-1, 3)
         n = centre.shape[0]
-        which = torch.as_tensor(which, device=centre.device)
+        which = which if isinstance(which, Tensor) else torch.as_tensor(which)
+        which = which.to(centre.device)
         if which.dim() < 2:
             which = which.reshape(-1).long()
         values = {
@@ -44,10 +45,12 @@ class Placements:
             if value.shape[0] != n:
                 raise ValueError(f"placements.{name} has {value.shape[0]} rows, centre has {n}")
             object.__setattr__(self, name, value)
-        self._check_values()
+        self.check()
 
-    def _check_values(self) -> None:
-        for name in ("centre", "yaw", "scale", "presence"):
+    def check(self) -> None:
+        """Raise ValueError where a value is none (an optimizer's step may have made it so)."""
+        weights = ("which",) if self.which.is_floating_point() else ()
+        for name in ("centre", "yaw", "scale", "presence", *weights):
             value = getattr(self, name).detach()
             bad = ~torch.isfinite(value)
             if name == "scale":
@@ -70,12 +73,15 @@ class Placements:
 
 
 def _floating(value: Any) -> Tensor:
-    tensor = torch.as_tensor(value)
+    # torch.compile warns where as_tensor meets a tensor that carries a graph.
+    tensor = value if isinstance(value, Tensor) else torch.as_tensor(value)
     return tensor if tensor.is_floating_point() else tensor.to(torch.get_default_dtype())
 
 
 def _filled(value: Any, n: int, default: float, like: Tensor) -> Tensor:
     if value is None:
         return like.new_full((n,), default)
-    tensor = torch.as_tensor(value, device=like.device)
+    if not isinstance(value, Tensor):
+        value = torch.as_tensor(value)
+    tensor = value.to(like.device)
     return tensor.to(like.dtype) if tensor.dim() else tensor.to(like.dtype).expand(n)

@@ -8,6 +8,10 @@ loader does not look, so it is loaded by its full name first.
 from __future__ import annotations
 
 import ctypes
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 
 import numba
@@ -23,3 +27,32 @@ def prefer_tbb() -> None:
     for file in files:
         if file.name == "libtbb.so.12":
             ctypes.CDLL(str(file.locate()), mode=ctypes.RTLD_GLOBAL)
+            _queue.takes_many = True
+
+
+class _Queue:
+    """Whether several Python threads may start parallel work at once, and the lock if not."""
+
+    def __init__(self) -> None:
+        self.takes_many = False
+        self.renew()
+
+    def renew(self) -> None:
+        self.lock = threading.Lock()
+
+
+_queue = _Queue()
+# A child that was forked while another thread held the lock would wait for ever.
+os.register_at_fork(after_in_child=_queue.renew)
+
+
+@contextmanager
+def pieces_one_by_one() -> Iterator[None]:
+    """Within, prange hands its iterations out one by one: for work of uneven size. Any number of
+    Python threads may be within."""
+    with numba.parallel_chunksize(1):
+        if _queue.takes_many:
+            yield
+        else:
+            with _queue.lock:
+                yield

@@ -1,188 +1,159 @@
-"""Which columns of a prototype lie under which columns of the canvas, for torch's compose.
+"""One canvas column of one placement, forward and backward, in numba.
 
-Yaw leaves the vertical alone: every column of the canvas mixes four columns of the prototype and
-then interpolates along z. Positions and weights are float64 (float32 on mps, which has nothing
-more): a float32 position lands in the neighbouring cell often enough to spoil pose gradients. f and
-1 − f are both taken before they are rounded.
+Yaw leaves the vertical alone: a canvas column lies between four columns of the prototype with one
+set of weights, so these are mixed once (premultiplied) and the mixture is interpolated along z.
+``like`` is a tuple as long as there are channels: a length that the compiler knows.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
-
 import numpy as np
-import torch
-from torch import Tensor
+from numba import njit
 
-SAME_POSITION = 1e-9
-"""Voxels. cos 90° is 6e-17: what should be an empty voxel would get that much occupancy, a full
-colour, and from 1 / A a gradient that drowns all others. So close to a voxel's centre is on it."""
+from protoscene.compose import lanes
 
-MOST_NUMBERS = 2**20
-"""Numbers in one temporary array."""
+FAST = {"contract", "reassoc", "nsz", "arcp"}
+"""NaN and infinity keep their meaning."""
+compiled = njit(inline="always")
+"""Into the passes themselves: a function of its own is optimised once more for each caller."""
 
-
-class Paste(NamedTuple):
-    """One placement as plain numbers, so that the loop never waits for the device."""
-
-    row: int
-    start: tuple[int, int, int]  # z y x of its crop
-    stop: tuple[int, int, int]
-    offset: tuple[float, float, float]  # x y z, metres: from its centre to canvas voxel 0's centre
-    cos: float
-    sin: float
-    per_metre: tuple[float, float, float]  # x y z: prototype voxels in a metre
-    presence: float
+NEXT_TO_NOTHING = lanes.NEXT_TO_NOTHING
 
 
-class Poses:
-    """All placements at once, float64 numpy."""
-
-    def __init__(
-        self,
-        sizes: np.ndarray,
-        voxel_sizes: Any,
-        which: Tensor,
-        centre: Tensor,
-        yaw: Tensor,
-        scale: Tensor,
-        presence: Tensor,
-    ) -> None:
-        self.which, self.centre, yaw_numbers, self.scale, self.presence = (
-            v.detach().cpu().to(t).numpy()
-            for v, t in zip(
-                (which, centre, yaw, scale, presence),
-                (torch.int64, *[torch.float64] * 4),
-                strict=True,
-            )
-        )
-        self.cos, self.sin = np.cos(yaw_numbers), np.sin(yaw_numbers)
-        metres = torch.as_tensor(voxel_sizes, dtype=torch.float64).cpu().numpy()[self.which, None]
-        self.per_metre = 1 / (self.scale * metres)
-        # x y z; support reaches half a voxel beyond the prototype's box.
-        self.half = 0.5 * (sizes[self.which][:, ::-1] + 1) / self.per_metre
-
-    def pastes(
-        self, origin: Sequence[float], voxel_size: float, shape: Sequence[int]
-    ) -> Iterator[tuple[int, list[Paste]]]:
-        """Prototype by prototype, the placements of it that touch the canvas."""
-        offset = np.asarray(origin) + 0.5 * voxel_size - self.centre
-        cos, sin = np.abs(self.cos), np.abs(self.sin)
-        along_x, along_y, along_z = self.half.T
-        reach = np.stack([cos * along_x + sin * along_y, sin * along_x + cos * along_y, along_z], 1)
-        limits = np.array(shape[::-1])
-        start = np.ceil((-reach - offset) / voxel_size - 1e-6).clip(0, limits).astype(int)
-        stop = np.floor((reach - offset) / voxel_size + 1 + 1e-6).clip(0, limits).astype(int)
-        order = np.argsort(self.which, kind="stable")
-        order = order[(start < stop).all(axis=1)[order]]
-        columns = (
-            values[order].tolist()
-            for values in (
-                np.arange(len(offset)),
-                start[:, ::-1],
-                stop[:, ::-1],
-                offset,
-                self.cos,
-                self.sin,
-                self.per_metre,
-                self.presence,
-            )
-        )
-        rows = map(Paste._make, zip(*columns, strict=True))
-        for k, group in itertools.groupby(rows, key=lambda paste: int(self.which[paste.row])):
-            yield k, list(group)
-
-    def gradients(self, horizontal: Tensor, vertical: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of centre, yaw and scale, from the sums that the backward pass makes for every row.
-
-        ``horizontal[i]`` is Σ (u_x, u_y)ᵀ (1, r_x, r_y) and ``vertical[i]`` Σ u_z (1, r_z): r is
-        the position from the prototype's middle in its voxels, u the gradient to it at presence 1.
-        """
-        (x, x_rx, x_ry), (y, y_rx, y_ry) = (
-            horizontal.cpu().double().numpy() * self.presence[:, None, None]
-        ).transpose(1, 2, 0)
-        z, z_rz = (vertical.cpu().double().numpy() * self.presence[:, None]).T
-        mx, my, mz = self.per_metre.T
-        centre = np.stack(
-            [
-                self.sin * my * y - self.cos * mx * x,
-                -self.sin * mx * x - self.cos * my * y,
-                -mz * z,
-            ],
-            axis=1,
-        )
-        yaw = mx / my * x_ry - my / mx * y_rx
-        scale = -np.stack([x_rx, y_ry, z_rz], axis=1) / self.scale
-        return torch.from_numpy(centre), torch.from_numpy(yaw), torch.from_numpy(scale)
+@compiled
+def mix(mixed, voxels, i0, i1, i2, i3, w0, w1, w2, w3, n, like):
+    """mixed[…] = Σₖ wₖ · premultiplied(column k) over n voxels."""
+    channels = len(like)
+    if channels == 4:
+        fours = n // 4 * 16
+        for j in range(0, fours, 16):
+            lanes.mix(mixed, j, voxels, i0 + j, i1 + j, i2 + j, i3 + j, w0, w1, w2, w3)
+        for j in range(fours, n * 4, 4):
+            lanes.mix_one(mixed, j, voxels, i0 + j, i1 + j, i2 + j, i3 + j, w0, w1, w2, w3)
+    else:
+        for last in range(channels - 1, n * channels, channels):
+            a0, a1 = w0 * voxels[i0 + last], w1 * voxels[i1 + last]
+            a2, a3 = w2 * voxels[i2 + last], w3 * voxels[i3 + last]
+            for c in range(last + 1 - channels, last):
+                first = a0 * voxels[i0 + c] + a1 * voxels[i1 + c]
+                mixed[c] = first + a2 * voxels[i2 + c] + a3 * voxels[i3 + c]
+            mixed[last] = a0 + a1 + a2 + a3
 
 
-class Axis:
-    """Interpolation along one axis of a prototype of n voxels and a shell: n + 2 entries."""
-
-    def __init__(self, position: Tensor, n: int) -> None:
-        nearest = position.round()
-        position = torch.where((position - nearest).abs_() < SAME_POSITION, nearest, position)
-        # Outside, all weight falls on the shell, which is zero.
-        clamped = position.clamp(0, n + 1)
-        low = clamped.floor().clamp_(max=n)
-        self.position, self.n = position, n
-        self.low = low.long()
-        self.share = clamped - low
-        self.rest = 1 - self.share
-
-    def inside(self) -> Tensor:
-        """Where the position can move the value, towards larger positions."""
-        return (self.position >= 0) & (self.position < self.n + 1)
-
-    def from_middle(self) -> Tensor:
-        return self.position - 0.5 * (self.n + 1)
+@compiled
+def add_lerped(sums, o, mixed, low, weights, n, like):
+    """sums += the mixture interpolated at n canvas voxels; low counts numbers, not voxels."""
+    channels = len(like)
+    for z in range(n):
+        i = low[z]
+        w0, w1 = weights[z, 0], weights[z, 1]
+        if channels == 4:
+            lanes.lerp_one(sums, o + z * 4, mixed, i, w0, w1)
+        else:
+            for c in range(channels):
+                sums[o + z * channels + c] += w0 * mixed[i + c] + w1 * mixed[i + channels + c]
 
 
-class Prototype:
-    """A premultiplied copy of one prototype: a row of ``columns`` is all of a column, z by C."""
+@compiled
+def normalise(sums, o, n, total, k, like):
+    """(Σ aᵢcᵢ, A) becomes (rgb, min(A, 1)) over n voxels; total[k…] = A."""
+    channels = len(like)
+    if channels == 4:
+        fours = n // 4 * 4
+        for z in range(0, fours, 4):
+            lanes.normalise(sums, o + z * 4, total, k + z)
+        for z in range(fours, n):
+            lanes.normalise_one(sums, o + z * 4, total, k + z)
+    else:
+        one = sums.dtype.type(1)
+        for z in range(n):
+            last = o + z * channels + channels - 1
+            occupancy = sums[last]
+            total[k + z] = occupancy
+            for c in range(last + 1 - channels, last):
+                sums[c] /= occupancy if occupancy > NEXT_TO_NOTHING else one
+            sums[last] = min(occupancy, one)
 
-    def __init__(self, voxels: Tensor, entry: list[int], channels: int, work: torch.dtype) -> None:
-        offset, self.nz, self.ny, self.nx = entry
-        self.shape = (self.ny + 2, self.nx + 2, self.nz + 2, channels)
-        self.place = slice(offset, offset + int(np.prod(self.shape)))
-        self.straight = voxels[self.place].view(self.shape)
-        block = self.straight.to(work, copy=True)
-        block[..., :-1] *= block[..., -1:].clone()
-        self.columns = block.view(self.shape[0] * self.shape[1], -1)
-        self.precise = torch.float32 if voxels.device.type == "mps" else torch.float64
 
-    def vertical(self, paste: Paste, voxel_size: float) -> Axis:
-        z = self._metres(paste, 2, paste.start[0], paste.stop[0], voxel_size)
-        return Axis(z * paste.per_metre[2] + 0.5 * (self.nz + 1), self.nz)
+@compiled
+def to_sums(sums, o, gradient, canvas, inverses, passed, n, like):
+    """The adjoint of normalise over n voxels: from the gradient to (rgb, α) that to (Σ aᵢcᵢ, A),
+    with inverses 1 / A (0 where A is) and passed dα/dA."""
+    channels = len(like)
+    if channels == 4:
+        fours = n // 4 * 4
+        for z in range(0, fours, 4):
+            lanes.to_sums(sums, o + z * 4, gradient, canvas, z * 4, inverses, passed, z)
+        for z in range(fours, n):
+            lanes.to_sums_one(sums, o + z * 4, gradient, canvas, z * 4, inverses, passed, z)
+    else:
+        for z in range(n):
+            last = z * channels + channels - 1
+            change = sums.dtype.type(0)
+            for c in range(last + 1 - channels, last):
+                sums[o + c] = gradient[c] * inverses[z]
+                change += sums[o + c] * canvas[c]
+            sums[o + last] = gradient[last] * passed[z] - change
 
-    def horizontal(
-        self, paste: Paste, start: int, stop: int, voxel_size: float
-    ) -> tuple[Axis, Axis]:
-        """Along x and along y, for the columns of the crop's rows ``start`` to ``stop``."""
-        x = self._metres(paste, 0, paste.start[2], paste.stop[2], voxel_size)
-        y = self._metres(paste, 1, start, stop, voxel_size)[:, None]
-        across, along = paste.per_metre[:2]
-        own_x = x * (paste.cos * across) + (y * (paste.sin * across) + 0.5 * (self.nx + 1))
-        own_y = y * (paste.cos * along) + (0.5 * (self.ny + 1) - x * (paste.sin * along))
-        return Axis(own_x.reshape(-1), self.nx), Axis(own_y.reshape(-1), self.ny)
 
-    def _metres(self, paste: Paste, axis: int, start: int, stop: int, voxel_size: float) -> Tensor:
-        """From the placement's centre to the canvas's voxel centres."""
-        index = torch.arange(start, stop, dtype=self.precise, device=self.columns.device)
-        return index * voxel_size + paste.offset[axis]
+@compiled
+def spread(column, low, weights, sums, o, n, like):
+    """The adjoint of add_lerped: n canvas voxels' gradients onto the mixture's voxels."""
+    channels = len(like)
+    for z in range(n):
+        i = low[z]
+        w0, w1 = weights[z, 0], weights[z, 1]
+        if channels == 4:
+            lanes.spread_one(column, i, sums, o + z * 4, w0, w1)
+        else:
+            for c in range(channels):
+                value = sums[o + z * channels + c]
+                column[i + c] += w0 * value
+                column[i + channels + c] += w1 * value
 
-    def corners(self, x: Axis, y: Axis) -> list[tuple[Tensor, Tensor]]:
-        """The four columns around every position, and their weights: x in turn fastest."""
-        first = y.low * (self.nx + 2) + x.low
-        return [
-            (first, y.rest * x.rest),
-            (first + 1, y.rest * x.share),
-            (first + (self.nx + 2), y.share * x.rest),
-            (first + (self.nx + 3), y.share * x.share),
-        ]
 
-    def rows_at_once(self, paste: Paste) -> int:
-        width, height = paste.stop[2] - paste.start[2], paste.stop[0] - paste.start[0]
-        return max(1, MOST_NUMBERS // (width * max(self.nz + 2, height) * self.shape[3]))
+@compiled
+def slopes(moments, mixed, low, rise, sums, o, n, like):
+    """moments[0] = Σ g, moments[1] = Σ rise · g, with g the gradient to each canvas voxel's height
+    in the mixture, and its rise over the middle; NaN marks a voxel outside."""
+    channels = len(like)
+    moments[:8] = 0
+    for z in range(n):
+        i = low[z]
+        if np.isnan(rise[z]):
+            continue
+        if channels == 4:
+            lanes.slope_one(moments, mixed, i, sums, o + z * 4, rise[z])
+        else:
+            for c in range(channels):
+                g = sums[o + z * channels + c] * (mixed[i + channels + c] - mixed[i + c])
+                moments[0] += g
+                moments[4] += rise[z] * g
+    moments[0] += moments[1] + moments[2] + moments[3]
+    moments[1] = moments[4] + moments[5] + moments[6] + moments[7]
+
+
+@compiled
+def unmix(gradient, voxels, i, column, weight, n, dots, write, like):
+    """The adjoint of one of mix's four terms: gradient[i…] += weight · … if ``write``.
+    dots[0] = the gradient to the term's weight, Σ α · (occupancy's + Σ colour · colour's)."""
+    channels = len(like)
+    dots[:] = 0
+    if channels == 4:
+        fours = n // 4 * 16
+        for j in range(0, fours, 16):
+            lanes.unmix(gradient, voxels, i + j, column, j, weight, dots, write)
+        for j in range(fours, n * 4, 4):
+            lanes.unmix_one(gradient, voxels, i + j, column, j, weight, dots, write)
+        dots[0] = dots[3] + dots[7] + dots[11] + dots[15]
+    else:
+        for last in range(channels - 1, n * channels, channels):
+            occupancy = voxels[i + last]
+            change = column[last]
+            for c in range(last + 1 - channels, last):
+                change += voxels[i + c] * column[c]
+                if write:
+                    gradient[i + c] += weight * occupancy * column[c]
+            if write:
+                gradient[i + last] += weight * change
+            dots[0] += occupancy * change

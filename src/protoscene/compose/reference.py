@@ -1,7 +1,7 @@
 """compose in plain loops: every placement, every prototype, every corner, the whole canvas.
 
 float64, slow, memory for the whole canvas per corner. Differentiable by autograd alone, so that it
-is the truth for gradients too. Shares no interpolation with :mod:`torch_ops`.
+is the truth for gradients too. Shares nothing with the other backends.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ def compose(
     placements: Placements,
     grid: Grid,
     background: Volume | Tensor | None = None,
+    cap: str = "hard",
 ) -> Volume:
     """Same meaning and signature as :func:`protoscene.compose.compose`; always float64."""
     world = torch.as_tensor(grid.centres())
@@ -41,7 +42,8 @@ def compose(
         channels = prototypes.rgba(0).shape[0] if len(prototypes) else 4
         return Volume(world.new_zeros((channels, *grid.shape)), grid)
     rgb = torch.where(total > 0, coloured / torch.where(total > 0, total, 1.0), 0.0)
-    return Volume(torch.cat([rgb, total.clamp(max=1.0)[None]]), grid)
+    capped = total.clamp(max=1.0) if cap == "hard" else total / (1 + total**4) ** 0.25
+    return Volume(torch.cat([rgb, capped[None]]), grid)
 
 
 def _weight(placements: Placements, i: int, k: int) -> Tensor | float:

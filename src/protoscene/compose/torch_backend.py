@@ -22,6 +22,8 @@ from protoscene.compose.torch_columns import (
     Prototype,
 )
 
+FULL = 1 + 1e-6
+"""The hard cap has slope 1 up to here: solid voxels, A = 1 up to rounding, can become thinner."""
 NEXT_TO_NOTHING = 1e-30
 """Occupancy up to this is none: dividing by it would overflow."""
 
@@ -210,7 +212,7 @@ class _Field:
         occupancy = self.total[crop].to(self.work)
         if self.cap == "hard":  # A may have been kept above 1 alone
             occupancy = torch.where(occupancy > 0, occupancy, canvas[..., -1].to(self.work))
-            slope = (occupancy < 1).to(self.work)
+            slope = (occupancy <= FULL).to(self.work)
         else:
             slope = (1 + occupancy**4) ** -1.25
         result = canvas.new_empty(canvas.shape, dtype=self.work)

@@ -1,0 +1,253 @@
+"""The forward passes, in numba: placements gathered into tiles of sums, tiles finished.
+
+A :class:`Pile` holds tiles in one flat array: voxel (z, y, x) of its tile j starts at offsets[j] +
+y · pitch[0] + x · pitch[1] + z · channels, counted from the tile's corner. So a whole native canvas
+(ny, nx, nz, C), some tiles in its midst, and a compact heap of tiles are all the same here.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit, prange
+
+from protoscene.compose import columns, lanes
+from protoscene.compose.columns import FAST
+from protoscene.threads import prefer_tbb
+
+prefer_tbb()
+
+inner = njit(fastmath=FAST, boundscheck=False, error_model="numpy", cache=True)
+inlined = njit(inline="always")
+passes = njit(parallel=True, fastmath=FAST, boundscheck=False, error_model="numpy", cache=True)
+
+
+class Pile(NamedTuple):
+    """Tiles ``tiles`` of a canvas of ``shape`` cut into ``tile`` (z, y, x); see the module.
+
+    Arrays all: numba hands no tuple within a tuple to parallel work.
+    """
+
+    sums: np.ndarray
+    offsets: np.ndarray
+    pitch: np.ndarray
+    tiles: np.ndarray
+    shape: np.ndarray
+    tile: np.ndarray
+
+
+class Placed(NamedTuple):
+    """The placements on the canvas: tiles.Rows, and tile t's are members[first[t]:first[t + 1]]."""
+
+    first: np.ndarray
+    members: np.ndarray
+    maps: np.ndarray
+    boxes: np.ndarray
+    blocks: np.ndarray
+    voxels: np.ndarray
+
+
+class Flat(NamedTuple):
+    """A (C, z, y, x) volume of any strides; ``values`` empty stands for none."""
+
+    values: np.ndarray
+    strides: np.ndarray
+
+
+@inlined
+def corner(t, shape, tile):
+    """z0 z1 y0 y1 x0 x1 of tile t."""
+    n_y = (shape[1] + tile[1] - 1) // tile[1]
+    n_x = (shape[2] + tile[2] - 1) // tile[2]
+    z, y, x = t // (n_x * n_y) * tile[0], t // n_x % n_y * tile[1], t % n_x * tile[2]
+    return (
+        z, min(z + tile[0], shape[0]), y, min(y + tile[1], shape[1]), x, min(x + tile[2], shape[2])
+    )  # fmt: skip
+
+
+@inlined
+def snapped(position):
+    """A position within rounding of a voxel's centre is put there: a sliver of occupancy from
+    cos 90° = 6e-17 would become noise where it is divided by itself."""
+    whole = np.floor(position + 0.5)
+    return whole if abs(position - whole) < 1e-9 else position
+
+
+@inlined
+def heights(map_, n_z, z0, z1, low, weights, channels):
+    """Along z a placement is the same for all columns: which two voxels each canvas voxel lies
+    between (``low``, in numbers from the first used one on) and with which weights.
+    Returns (first used voxel, number of used voxels)."""
+    n = z1 - z0
+    for z in range(n):
+        w = snapped(map_[6] + map_[7] * (z0 + z))
+        lower = int(min(max(np.floor(w), 0), n_z - 2))
+        low[z] = lower
+        inside = 0 < w < n_z - 1
+        weights[z, 0] = lower + 1 - w if inside else 0.0
+        weights[z, 1] = w - lower if inside else 0.0
+    first, used = low[0], low[n - 1] + 2 - low[0]
+    fours = (used + 3) // 4 * 4  # whole fours, where the block has room for them
+    if fours <= n_z:
+        first, used = min(first, n_z - fours), fours
+    for z in range(n):
+        low[z] = (low[z] - first) * channels
+    return first, used
+
+
+@inlined
+def _add_placement(
+    sums, offset, pitch, bounds, map_, box, block, voxels, mixed, low, weights, like
+):
+    channels = len(like)
+    z0, z1 = max(bounds[0], box[4]), min(bounds[1], box[5])
+    y0, y1 = max(bounds[2], box[2]), min(bounds[3], box[3])
+    x0, x1 = max(bounds[4], box[0]), min(bounds[5], box[1])
+    if z0 >= z1 or y0 >= y1 or x0 >= x1:
+        return
+    n_z, n_y, n_x = block[1] + 2, block[2], block[3]
+    per_x = n_z * channels
+    per_y = (n_x + 2) * per_x
+    first, used = heights(map_, n_z, z0, z1, low, weights, channels)
+    share = np.empty(4, voxels.dtype)
+    for y in range(y0, y1):
+        for x in range(x0, x1):
+            u = snapped(map_[0] + map_[1] * x + map_[2] * y)
+            v = snapped(map_[3] + map_[4] * x + map_[5] * y)
+            if u <= 0 or v <= 0 or u >= n_x + 1 or v >= n_y + 1:
+                continue
+            i, j = int(u), int(v)
+            u1, v1 = u - i, v - j
+            u0, v0 = i + 1 - u, j + 1 - v
+            share[0], share[1] = u0 * v0 * map_[8], u1 * v0 * map_[8]
+            share[2], share[3] = u0 * v1 * map_[8], u1 * v1 * map_[8]
+            start = block[0] + j * per_y + i * per_x + first * channels
+            columns.mix(
+                mixed, voxels, start, start + per_x, start + per_y, start + per_y + per_x,
+                share[0], share[1], share[2], share[3], used, like,
+            )  # fmt: skip
+            # The neighbour's columns are asked for while this one is computed.
+            u, v = u + map_[1], v + map_[4]
+            if 0 < u < n_x + 1 and 0 < v < n_y + 1:
+                ahead = block[0] + int(v) * per_y + int(u) * per_x + first * channels
+                for line in range(0, used * channels, 64 // voxels.itemsize):
+                    for shift in (0, per_x, per_y, per_y + per_x):
+                        lanes.prefetch(voxels, ahead + shift + line)
+            o = offset + (y - bounds[2]) * pitch[0] + (x - bounds[4]) * pitch[1]
+            o += (z0 - bounds[0]) * channels
+            columns.add_lerped(sums, o, mixed, low, weights, z1 - z0, like)
+
+
+@inlined
+def _begin(sums, offset, pitch, bounds, ground, like):
+    """The tile holds the background's own (αc, α), or zeros where there is none."""
+    background, strides = ground.values, ground.strides
+    channels = len(like)
+    n_z = bounds[1] - bounds[0]
+    for y in range(bounds[2], bounds[3]):
+        for x in range(bounds[4], bounds[5]):
+            o = offset + (y - bounds[2]) * pitch[0] + (x - bounds[4]) * pitch[1]
+            if len(background) == 0:
+                sums[o : o + n_z * channels] = 0
+                continue
+            b = bounds[0] * strides[1] + y * strides[2] + x * strides[3]
+            for z in range(n_z):
+                i, j = b + z * strides[1], o + z * channels
+                occupancy = background[i + (channels - 1) * strides[0]]
+                for c in range(channels - 1):
+                    sums[j + c] = background[i + c * strides[0]] * occupancy
+                sums[j + channels - 1] = occupancy
+
+
+@inlined
+def _finish(sums, offset, pitch, bounds, z0, z1, total, shape, smooth, like):
+    """(Σ aᵢcᵢ, A) becomes (rgb, α) from z0 to z1; ``total`` (ny, nx, nz), if not empty, keeps A."""
+    channels, is_kept = len(like), len(total) > 0
+    kept = total if is_kept else np.empty(z1 - z0, total.dtype)
+    for y in range(bounds[2], bounds[3]):
+        for x in range(bounds[4], bounds[5]):
+            o = offset + (y - bounds[2]) * pitch[0] + (x - bounds[4]) * pitch[1]
+            o += (z0 - bounds[0]) * channels
+            k = (y * shape[2] + x) * shape[0] + z0 if is_kept else 0
+            columns.normalise(sums, o, z1 - z0, kept, k, like)
+            if smooth:
+                for z in range(z1 - z0):
+                    sums[o + z * channels + channels - 1] = smoothly_capped(kept[k + z])
+
+
+@inner
+def smoothly_capped(occupancy):
+    """A / (1 + A⁴)^¼"""
+    squared = occupancy * occupancy
+    return occupancy / np.sqrt(np.sqrt(1 + squared * squared))
+
+
+@inlined
+def reach(t, bounds, placed):
+    """From which z to which the placements of tile t reach."""
+    z0, z1 = bounds[1], bounds[0]
+    for m in range(placed.first[t], placed.first[t + 1]):
+        p = placed.members[m]
+        z0, z1 = min(z0, placed.boxes[p, 4]), max(z1, placed.boxes[p, 5])
+    return max(z0, bounds[0]), min(z1, bounds[1])
+
+
+@inlined
+def gather_tile(j, pile, placed, ground, like):
+    """The sums (Σ aᵢcᵢ, A) of the pile's tile j."""
+    t = pile.tiles[j]
+    bounds = corner(t, pile.shape, pile.tile)
+    _begin(pile.sums, pile.offsets[j], pile.pitch, bounds, ground, like)
+    tallest = 0
+    for m in range(placed.first[t], placed.first[t + 1]):
+        tallest = max(tallest, placed.blocks[placed.members[m], 1] + 2)
+    mixed = np.empty(tallest * len(like), placed.voxels.dtype)
+    low = np.empty(pile.tile[0], np.int64)
+    weights = np.empty((pile.tile[0], 2), placed.voxels.dtype)
+    for m in range(placed.first[t], placed.first[t + 1]):
+        p = placed.members[m]
+        _add_placement(
+            pile.sums, pile.offsets[j], pile.pitch, bounds, placed.maps[p], placed.boxes[p],
+            placed.blocks[p], placed.voxels, mixed, low, weights, like,
+        )  # fmt: skip
+
+
+@inner
+def _compose_tile(j, pile, placed, ground, total, finish, smooth, like):
+    gather_tile(j, pile, placed, ground, like)
+    bounds = corner(pile.tiles[j], pile.shape, pile.tile)
+    z0, z1 = reach(pile.tiles[j], bounds, placed)
+    if len(ground.values) > 0:
+        z0, z1 = bounds[0], bounds[1]
+    if finish and z0 < z1:
+        _finish(
+            pile.sums, pile.offsets[j], pile.pitch, bounds, z0, z1, total, pile.shape, smooth, like
+        )
+
+
+@passes
+def compose_tiles(pile, placed, ground, total, finish, smooth, like):
+    """For each tile the sums (Σ aᵢcᵢ, A), and where ``finish`` (rgb, α) instead."""
+    for j in prange(len(pile.tiles)):
+        _compose_tile(np.int64(j), pile, placed, ground, total, finish, smooth, like)
+
+
+@inner
+def _transpose_tile(j, pile, out, like):
+    channels = len(like)
+    z0, z1, y0, y1, x0, x1 = corner(pile.tiles[j], pile.shape, pile.tile)
+    for c in range(channels):
+        for z in range(z0, z1):
+            for y in range(y0, y1):
+                i = pile.offsets[j] + (y - y0) * pile.pitch[0] + (z - z0) * channels + c
+                o = c * out.strides[0] + z * out.strides[1] + y * out.strides[2]
+                for x in range(x0, x1):
+                    out.values[o + x * out.strides[3]] = pile.sums[i + (x - x0) * pile.pitch[1]]
+
+
+@passes
+def transpose_tiles(pile, out, like):
+    """Write the tiles into the volume ``out``, x innermost."""
+    for j in prange(len(pile.tiles)):
+        _transpose_tile(np.int64(j), pile, out, like)
