@@ -26,7 +26,8 @@ def checked(thing: Any) -> Any:
     return thing if thing.__module__.startswith("protoscene.cli") else _beartype(thing)
 
 
-COMPILED = {"njit", "jit", "vectorize", "guvectorize", "custom_op", "compile"}
+COMPILED = {"njit", "jit", "vectorize", "guvectorize", "intrinsic", "custom_op", "compile"}
+COMPILED |= {"compiled", "inner", "inlined", "passes"}  # what compose calls njit with its options
 """Decorators that read the function itself and cannot take a wrapper: not shape-checked."""
 
 
