@@ -279,7 +279,7 @@ def test_float32_at_full_size(workload: str) -> None:
     truth = double.composed("numba").rgba
     assert mine.dtype == torch.float32 and truth.dtype == torch.float64
     assert (truth[3] == 1).double().mean() > 0.003 and (truth[3] < 1).double().mean() > 0.5
-    assert float(mine.sub_(truth).abs_().max()) <= 1e-5
+    agree({"rgba": mine}, {"rgba": truth}, 1e-5)
     del mine, truth
     found = gradients(single, "numba", cotangent)
     agree(found, gradients(double, "numba", cotangent), 1e-5)
@@ -295,6 +295,7 @@ def same_in_a_part(case: Case, start: list[int], stop: list[int]) -> None:
     assert float((value - part.composed("reference").rgba).abs().max()) <= 1e-9
     mine, truth = gradients(case, "numba", cotangent), gradients(part, "reference", seen)
     for name in POSE:
+        assert truth[name].abs().max() > 0
         assert mine[name][~near].abs().sum() == 0
         mine[name] = mine[name][near]
     everywhere, mine["background"] = mine["background"], mine["background"][:, *inner]
@@ -302,9 +303,9 @@ def same_in_a_part(case: Case, start: list[int], stop: list[int]) -> None:
     agree(mine, truth, 1e-9)
 
 
-@pytest.mark.parametrize("start", [[100, 90, 120], [0, 236, 116]], ids=["inside", "corner"])
+@pytest.mark.parametrize("start", [[100, 90, 120], [236, 0, 100]], ids=["inside", "edge"])
 def test_full_size_is_the_reference_in_a_part(start: list[int]) -> None:
-    case = crowd(64, 128, 64.0, FULL, kinds=1).to(torch.float64)
+    case = crowd(24, 128, 64.0, FULL, kinds=1).to(torch.float64)
     same_in_a_part(case, start, [a + 20 for a in start])
 
 
@@ -312,7 +313,7 @@ def test_32768_placements_have_the_references_gradients() -> None:
     grid = Grid((-0.8, -0.8, -0.8), VOXEL, (32, 32, 32))
     case = crowd(32768, 2, 2.0, grid, kinds=2).to(torch.float64)
     case = case.posed(presence=case.placements.presence / 2)
-    same_in_a_part(case, [0, 9, 0], [4, 14, 5])
+    same_in_a_part(case, [0, 9, 0], [3, 12, 4])
 
 
 @pytest.mark.parametrize(
