@@ -109,16 +109,17 @@ def forward(
     total = np.empty(ny * nx * nz if keep_total else 0, job.dtype)
     smooth = cap == "smooth"
     if not contiguous:
-        canvas = np.empty((ny, nx, nz, channels), job.dtype)
+        # Fresh memory is zero, and what nothing touches costs nothing.
+        canvas = np.zeros((ny, nx, nz, channels), job.dtype)
         with pieces_one_by_one():
             gather.compose_tiles(
-                job.whole(canvas), job.placed, ground, total, True, smooth, job.like
+                job.whole(canvas), job.placed, ground, total, True, True, smooth, job.like
             )
     else:
         canvas = np.empty((channels, nz, ny, nx), job.dtype)
         for pile in job.heaps(np.arange(job.tiling.n_tiles)):
             with pieces_one_by_one():
-                gather.compose_tiles(pile, job.placed, ground, total, True, smooth, job.like)
+                gather.compose_tiles(pile, job.placed, ground, total, False, True, smooth, job.like)
                 gather.transpose_tiles(pile, flat(canvas, job.dtype), job.like)
     return torch.from_numpy(canvas), torch.from_numpy(total)
 

@@ -161,19 +161,61 @@ def _begin(sums, offset, pitch, bounds, ground, like):
 
 
 @inlined
-def _finish(sums, offset, pitch, bounds, z0, z1, total, shape, smooth, like):
-    """(Σ aᵢcᵢ, A) becomes (rgb, α) from z0 to z1; ``total`` (ny, nx, nz), if not empty, keeps A."""
-    channels, is_kept = len(like), len(total) > 0
-    kept = total if is_kept else np.empty(z1 - z0, total.dtype)
+def runs_of(t, bounds, pile, placed, all_of_it):
+    """Which canvas voxels of tile t any placement's support can touch: a bit for each run of
+    ``thick`` voxels of a column, for whole columns where ``all_of_it``. (runs (y, x), thick)"""
+    thick = max(4, (pile.tile[0] + 63) // 64)
+    runs = np.zeros((pile.tile[1], pile.tile[2]), np.uint64)
+    one = np.uint64(1)
+    if all_of_it:
+        runs[:] = ~np.uint64(0)
+        return runs, thick
+    for m in range(placed.first[t], placed.first[t + 1]):
+        p = placed.members[m]
+        map_, box, block = placed.maps[p], placed.boxes[p], placed.blocks[p]
+        z0, z1 = max(bounds[0], box[4]) - bounds[0], min(bounds[1], box[5]) - bounds[0]
+        mask = np.uint64(0)
+        for k in range(z0 // thick, (z1 - 1) // thick + 1):
+            mask |= one << np.uint64(k)
+        for y in range(max(bounds[2], box[2]), min(bounds[3], box[3])):
+            for x in range(max(bounds[4], box[0]), min(bounds[5], box[1])):
+                u = map_[0] + map_[1] * x + map_[2] * y
+                v = map_[3] + map_[4] * x + map_[5] * y
+                if u > 0 and v > 0 and u < block[3] + 1 and v < block[2] + 1:
+                    runs[y - bounds[2], x - bounds[4]] |= mask
+    return runs, thick
+
+
+@inlined
+def next_run(run, z, n, thick):
+    """The next (start, stop) of a column's marked voxels from z on; start = n where none is."""
+    one = np.uint64(1)
+    while z < n and not run >> np.uint64(z // thick) & one:
+        z += thick
+    start = min(z, n)
+    while z < n and run >> np.uint64(z // thick) & one:
+        z += thick
+    return start, min(z, n)
+
+
+@inlined
+def _finish(sums, offset, pitch, bounds, runs, thick, total, shape, smooth, like):
+    """(Σ aᵢcᵢ, A) becomes (rgb, α) where marked; ``total`` (ny, nx, nz), if not empty, keeps A."""
+    channels, is_kept, n = len(like), len(total) > 0, bounds[1] - bounds[0]
+    kept = total if is_kept else np.empty(n, total.dtype)
     for y in range(bounds[2], bounds[3]):
         for x in range(bounds[4], bounds[5]):
             o = offset + (y - bounds[2]) * pitch[0] + (x - bounds[4]) * pitch[1]
-            o += (z0 - bounds[0]) * channels
-            k = (y * shape[2] + x) * shape[0] + z0 if is_kept else 0
-            columns.normalise(sums, o, z1 - z0, kept, k, like)
-            if smooth:
-                for z in range(z1 - z0):
-                    sums[o + z * channels + channels - 1] = smoothly_capped(kept[k + z])
+            first = (y * shape[2] + x) * shape[0] + bounds[0] if is_kept else 0
+            run = runs[y - bounds[2], x - bounds[4]]
+            z0, z1 = next_run(run, 0, n, thick)
+            while z0 < n:
+                i, k = o + z0 * channels, first + z0 if is_kept else 0
+                columns.normalise(sums, i, z1 - z0, kept, k, like)
+                if smooth:
+                    for z in range(z1 - z0):
+                        sums[i + z * channels + channels - 1] = smoothly_capped(kept[k + z])
+                z0, z1 = next_run(run, z1, n, thick)
 
 
 @inner
@@ -184,21 +226,12 @@ def smoothly_capped(occupancy):
 
 
 @inlined
-def reach(t, bounds, placed):
-    """From which z to which the placements of tile t reach."""
-    z0, z1 = bounds[1], bounds[0]
-    for m in range(placed.first[t], placed.first[t + 1]):
-        p = placed.members[m]
-        z0, z1 = min(z0, placed.boxes[p, 4]), max(z1, placed.boxes[p, 5])
-    return max(z0, bounds[0]), min(z1, bounds[1])
-
-
-@inlined
-def gather_tile(j, pile, placed, ground, like):
-    """The sums (Σ aᵢcᵢ, A) of the pile's tile j."""
+def gather_tile(j, pile, placed, ground, is_clear, like):
+    """The sums (Σ aᵢcᵢ, A) of the pile's tile j, which holds zeros if ``is_clear``."""
     t = pile.tiles[j]
     bounds = corner(t, pile.shape, pile.tile)
-    _begin(pile.sums, pile.offsets[j], pile.pitch, bounds, ground, like)
+    if not is_clear or len(ground.values) > 0:
+        _begin(pile.sums, pile.offsets[j], pile.pitch, bounds, ground, like)
     tallest = 0
     for m in range(placed.first[t], placed.first[t + 1]):
         tallest = max(tallest, placed.blocks[placed.members[m], 1] + 2)
@@ -214,23 +247,24 @@ def gather_tile(j, pile, placed, ground, like):
 
 
 @inner
-def _compose_tile(j, pile, placed, ground, total, finish, smooth, like):
-    gather_tile(j, pile, placed, ground, like)
-    bounds = corner(pile.tiles[j], pile.shape, pile.tile)
-    z0, z1 = reach(pile.tiles[j], bounds, placed)
-    if len(ground.values) > 0:
-        z0, z1 = bounds[0], bounds[1]
-    if finish and z0 < z1:
+def _compose_tile(j, pile, placed, ground, total, is_clear, finish, smooth, like):
+    gather_tile(j, pile, placed, ground, is_clear, like)
+    if finish:
+        t, has_ground = pile.tiles[j], len(ground.values) > 0
+        bounds = corner(t, pile.shape, pile.tile)
+        runs, thick = runs_of(t, bounds, pile, placed, has_ground)
         _finish(
-            pile.sums, pile.offsets[j], pile.pitch, bounds, z0, z1, total, pile.shape, smooth, like
-        )
+            pile.sums, pile.offsets[j], pile.pitch, bounds, runs, thick, total, pile.shape, smooth,
+            like,
+        )  # fmt: skip
 
 
 @passes
-def compose_tiles(pile, placed, ground, total, finish, smooth, like):
-    """For each tile the sums (Σ aᵢcᵢ, A), and where ``finish`` (rgb, α) instead."""
+def compose_tiles(pile, placed, ground, total, is_clear, finish, smooth, like):
+    """For each tile the sums (Σ aᵢcᵢ, A), and where ``finish`` (rgb, α) instead. ``is_clear``: the
+    pile holds zeros already."""
     for j in prange(len(pile.tiles)):
-        _compose_tile(np.int64(j), pile, placed, ground, total, finish, smooth, like)
+        _compose_tile(np.int64(j), pile, placed, ground, total, is_clear, finish, smooth, like)
 
 
 @inner

@@ -9,7 +9,16 @@ import numpy as np
 from numba import prange
 
 from protoscene.compose import columns
-from protoscene.compose.gather import corner, heights, inlined, inner, passes, reach, snapped
+from protoscene.compose.gather import (
+    corner,
+    heights,
+    inlined,
+    inner,
+    next_run,
+    passes,
+    runs_of,
+    snapped,
+)
 from protoscene.compose.lanes import NEXT_TO_NOTHING
 from protoscene.compose.tiles import SLAB
 
@@ -83,31 +92,34 @@ def _slopes_of_cap(inverses, passed, z, occupancy, smooth):
 def _to_sums_tile(j, pile, placed, gradient, canvas, total, ground, found, smooth, like):
     channels = len(like)
     bounds = corner(pile.tiles[j], pile.shape, pile.tile)
-    z0, z1 = reach(pile.tiles[j], bounds, placed)
-    if len(found.values) > 0:
-        z0, z1 = bounds[0], bounds[1]
-    n = z1 - z0
-    if n <= 0:
-        return
+    n, has_ground = bounds[1] - bounds[0], len(found.values) > 0
+    runs, thick = runs_of(pile.tiles[j], bounds, pile, placed, has_ground)
     dtype = pile.sums.dtype
     slope, value = np.empty(n * channels, dtype), np.empty(n * channels, dtype)
     inverses, passed = np.empty(n, dtype), np.empty(n, dtype)
     for y in range(bounds[2], bounds[3]):
         for x in range(bounds[4], bounds[5]):
-            column_of(gradient, z0, z1, y, x, slope, like)
-            column_of(canvas, z0, z1, y, x, value, like)
-            k = (y * pile.shape[2] + x) * pile.shape[0] + z0
-            for z in range(n):
-                alpha = value[z * channels + channels - 1]
-                is_kept = alpha > 0 and (smooth or alpha >= 1)
-                _slopes_of_cap(inverses, passed, z, total[k + z] if is_kept else alpha, smooth)
+            first = (y * pile.shape[2] + x) * pile.shape[0] + bounds[0]
             o = pile.offsets[j] + (y - bounds[2]) * pile.pitch[0] + (x - bounds[4]) * pile.pitch[1]
-            o += (z0 - bounds[0]) * channels
-            columns.to_sums(pile.sums, o, slope, value, inverses, passed, n, like)
-            if len(found.values) > 0:
-                to_background(
-                    found, ground, pile.sums, o, slope, inverses, passed, z0, n, y, x, like
-                )
+            run = runs[y - bounds[2], x - bounds[4]]
+            z0, z1 = next_run(run, 0, n, thick)
+            while z0 < n:
+                m = z1 - z0
+                column_of(gradient, bounds[0] + z0, bounds[0] + z1, y, x, slope, like)
+                column_of(canvas, bounds[0] + z0, bounds[0] + z1, y, x, value, like)
+                for z in range(m):
+                    alpha = value[z * channels + channels - 1]
+                    is_kept = alpha > 0 and (smooth or alpha >= 1)
+                    occupancy = total[first + z0 + z] if is_kept else alpha
+                    _slopes_of_cap(inverses, passed, z, occupancy, smooth)
+                i = o + z0 * channels
+                columns.to_sums(pile.sums, i, slope, value, inverses, passed, m, like)
+                if has_ground:
+                    to_background(
+                        found, ground, pile.sums, i, slope, inverses, passed, bounds[0] + z0, m,
+                        y, x, like,
+                    )  # fmt: skip
+                z0, z1 = next_run(run, z1, n, thick)
 
 
 @passes
