@@ -65,17 +65,21 @@ class Job:
     def dtype(self) -> np.dtype:
         return self.placed.voxels.dtype
 
-    def heaps(self, tiles: np.ndarray) -> Iterator[Pile]:
-        """Compact piles of at most BATCH_BYTES for runs of ``tiles``."""
+    def heaps(self, tiles: np.ndarray, has_room: np.ndarray | None = None) -> Iterator[Pile]:
+        """Compact piles of at most BATCH_BYTES for runs of ``tiles``; those without room (a truth
+        value for each) stand for nothing in the pile."""
         z, y, x = self.tiling.tile
         per_x = z * self.channels + 16  # else columns of a power of two share their cache lines
         size = y * x * per_x
         n = max(1, BATCH_BYTES // (size * self.dtype.itemsize))
-        for start in range(0, len(tiles), n):
-            some = tiles[start : start + n]
-            sums = np.empty(len(some) * size, self.dtype)
-            offsets = np.arange(len(some)) * size
-            yield self._pile(sums, offsets, (x * per_x, per_x), some)
+        if has_room is None:
+            has_room = np.ones(len(tiles), bool)
+        before = np.cumsum(has_room) - has_room  # rooms needed by the tiles before
+        for batch in range(int(before.max(initial=0)) // n + 1):
+            chosen = np.flatnonzero(before // n == batch)
+            sums = np.empty(int(has_room[chosen].sum()) * size, self.dtype)
+            offsets = (before[chosen] - batch * n) * size
+            yield self._pile(sums, offsets, (x * per_x, per_x), tiles[chosen])
 
     def whole(self, canvas: np.ndarray) -> Pile:
         """All tiles in the midst of a native canvas (ny, nx, nz, C)."""
@@ -106,7 +110,7 @@ def forward(
     job = Job.of(rows, grid, channels, tile_of(grid.shape))
     ground = flat(background, job.dtype)
     nz, ny, nx = grid.shape
-    total = np.empty(ny * nx * nz if keep_total else 0, job.dtype)
+    total = np.zeros(ny * nx * nz if keep_total else 0, job.dtype)
     smooth = cap == "smooth"
     if not contiguous:
         # Fresh memory is zero, and what nothing touches costs nothing.

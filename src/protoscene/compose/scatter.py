@@ -77,7 +77,7 @@ def to_background(found, ground, sums, o, slope, inverses, passed, z0, n, y, x, 
 
 
 @inlined
-def _slopes_of_cap(inverses, passed, z, occupancy, smooth):
+def slopes_of_cap(inverses, passed, z, occupancy, smooth):
     """1 / A and dα/dA."""
     inverses[z] = 1 / occupancy if occupancy > NEXT_TO_NOTHING else 0
     if smooth:
@@ -111,7 +111,7 @@ def _to_sums_tile(j, pile, placed, gradient, canvas, total, ground, found, smoot
                     alpha = value[z * channels + channels - 1]
                     is_kept = alpha > 0 and (smooth or alpha >= 1)
                     occupancy = total[first + z0 + z] if is_kept else alpha
-                    _slopes_of_cap(inverses, passed, z, occupancy, smooth)
+                    slopes_of_cap(inverses, passed, z, occupancy, smooth)
                 i = o + z0 * channels
                 columns.to_sums(pile.sums, i, slope, value, inverses, passed, m, like)
                 if has_ground:
