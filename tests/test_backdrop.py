@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from moving_boxes import Box, camera, cast, record, recording_of, ring, views_of
-from protoscene.backdrop import COARSER, backdrop
-from protoscene.background import estimate_background
+from moving_boxes import FLOOR, Box, camera, cast, record, recording_of, ring, views_of
+from protoscene.backdrop import COARSER, backdrop, ground_height
+from protoscene.background import StaticSurface, estimate_background
 from protoscene.geometry import Grid
 from protoscene.observe import observe
 from protoscene.recording import Recording
@@ -114,3 +114,42 @@ def test_nothing_beyond_the_grid_still_has_a_sky() -> None:
     assert around is not None
     assert torch.isfinite(around.volume.rgba).all() and float(around.volume.occupancy.max()) == 0
     assert float(around.colour.min()) > 0 and float(around.colour.max()) < 1
+
+
+def test_ground_that_nobody_saw_goes_on() -> None:
+    """One camera leaves shadows and sides: from elsewhere the floor is whole, near and far, and
+    does not reach up above itself."""
+    seen = record(4, [camera((1.8, 0.4, 1.5))], lambda i: [STAYS])
+    around = backdrop_of(seen)
+    view = camera((-1.6, -0.9, 1.4), (0.4, 0.3, 0.0))
+    colour, depth, thing = cast(view, [STAYS])
+    picture = render(around.volume, view, around.outside)
+    floor = (thing == FLOOR) & (depth < 5)  # nobody saw farther
+    unseen = GRID.centres()[0, ..., :2][np.isnan(static_of(seen).distance[:4]).all(axis=0)]
+    assert floor.sum() > 2000 and len(unseen) > 100
+    off = np.abs(picture.colour.numpy() - colour / 255).max(axis=-1)
+    assert np.quantile(off[floor], 0.9) < 0.25  # a chequer's half: no sky shows through (0.45)
+    drawn = picture.depth.numpy()
+    assert (np.abs(drawn - depth)[floor] < 0.1 * depth[floor]).mean() > 0.95
+    high = around.volume.occupancy[4:].numpy()  # 7 cm above the floor and higher
+    assert (high[:, np.isnan(static_of(seen).distance[2:]).all(axis=0)] == 0).all()
+
+
+def static_of(recording: Recording) -> StaticSurface:
+    return estimate_background(recording, GRID).surface
+
+
+def test_ground_is_found_and_a_table_is_not_it() -> None:
+    floor = record(4, ring(2), lambda i: [STAYS])
+    assert ground_height(static_of(floor)) == pytest.approx(0, abs=0.01)
+    table = Box((0.0, 0.0, 0.15), (1.8, 1.8, 0.3), 0.0)
+    assert ground_height(static_of(record(4, ring(2), lambda i: [table]))) is None
+
+
+def test_far_ground_without_depth_is_ground_and_not_sky() -> None:
+    """Half of the floor is out of the sensor's reach: the sky keeps its colour all the same."""
+    level = camera((0, 1.5, 1.2), (0, -3, 0.8))
+    seen = record(4, [*ring(2), level], lambda i: [STAYS], lambda d: np.where(d < 3, d, 0))
+    around = backdrop_of(seen).outside
+    assert around is not None
+    np.testing.assert_allclose(around.colour.numpy() * 255, [120, 160, 220], atol=2)
