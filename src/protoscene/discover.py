@@ -14,6 +14,7 @@ from protoscene.observe import Progress, choose_grid, observe
 from protoscene.propose import Blob, propose
 from protoscene.prototypes import VoxelPrototypes
 from protoscene.recording import CACHE_BYTES, Recording
+from protoscene.refine import refine
 from protoscene.scene import Scene, SceneObject, Track
 from protoscene.start import Thing, start
 
@@ -47,10 +48,10 @@ def discover(
     blobs = _propose_all(recording, static, progress)
     trails = merge_fragments(follow(blobs, recording.times))
     things = start(recording, trails, blobs, static.noise, progress)
-    # Here `refine` will improve background, prototypes and tracks together, by gradient.
-    background = backdrop(recording, evidence, static)
+    found = [t for t in things if t.score >= KEEP_SCORE]
+    refined = refine(found, evidence, backdrop(recording, evidence, static), progress=progress)
+    background, kept = refined.background, refined.things
 
-    kept = [t for t in things if t.score >= KEEP_SCORE]
     return Scene(
         times=recording.times,
         background=background,
