@@ -58,6 +58,16 @@ def peak(contender: str, workload: str) -> dict[str, float]:
     return highest(CONTENDERS[contender](Workload(**json.loads(workload))).forward_backward)
 
 
+def loss(workload: str, size: str, kind: str, folder: str) -> dict[str, float]:
+    """MB while the fused loss and its gradients are made twice, in all and above the inputs."""
+    from compose_losses import fused
+    from compose_workloads import TINY, Workload
+
+    fused(TINY, TINY.canvas, kind, Path(folder)).forward_backward()
+    measured = fused(Workload(**json.loads(workload)), int(size), kind, Path(folder))
+    return highest(measured.forward_backward)
+
+
 def highest(function: Callable[[], object]) -> dict[str, float]:
     """Peak resident MB while ``function`` runs twice, and how much more that is than before.
 
@@ -85,5 +95,9 @@ def _seconds(function: Callable[[], object]) -> float:
 
 
 if __name__ == "__main__":
-    answers: dict[str, Callable[..., dict[str, float]]] = {"first": first, "peak": peak}
+    answers: dict[str, Callable[..., dict[str, float]]] = {
+        "first": first,
+        "peak": peak,
+        "loss": loss,
+    }
     print(json.dumps(answers[sys.argv[1]](*sys.argv[2:])))

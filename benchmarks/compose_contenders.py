@@ -38,7 +38,7 @@ def native(workload: Workload) -> Contender:
     prototypes = VoxelPrototypes.from_rgba(
         random_rgba(workload), workload.voxel_size, trainable=True
     )
-    poses = _leaves(random_poses(workload))
+    poses = leaves_of(random_poses(workload))
     placements, grid = placed(workload, poses), workload.grid
     gradient = torch.rand(*(workload.canvas,) * 3, workload.channels).permute(3, 2, 0, 1)
     return Contender(
@@ -48,7 +48,7 @@ def native(workload: Workload) -> Contender:
 
 def torch_layout(workload: Workload) -> Contender:
     """Ours, from (C, z, y, x) leaves, packed each time, to a contiguous (C, z, y, x) result."""
-    rgba, poses = _leaves(random_rgba(workload)), _leaves(random_poses(workload))
+    rgba, poses = leaves_of(random_rgba(workload)), leaves_of(random_poses(workload))
     placements, grid = placed(workload, poses), workload.grid
 
     def composed() -> Tensor:
@@ -75,7 +75,7 @@ CONTENDERS = {
 
 
 def _rival(workload: Workload, in_batches: bool) -> Contender:
-    rgba, poses = _leaves(random_rgba(workload)), _leaves(random_poses(workload))
+    rgba, poses = leaves_of(random_rgba(workload)), leaves_of(random_poses(workload))
     placements, grid = placed(workload, poses), workload.grid
     return Contender(
         lambda: cropped(rgba, workload.voxel_size, placements, grid, in_batches),
@@ -84,7 +84,7 @@ def _rival(workload: Workload, in_batches: bool) -> Contender:
     )
 
 
-def _leaves(tensors: list[Tensor]) -> list[Tensor]:
+def leaves_of(tensors: list[Tensor]) -> list[Tensor]:
     return [t.requires_grad_() for t in tensors]
 
 

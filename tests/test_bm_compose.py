@@ -166,6 +166,31 @@ def test_a_workload_is_measured_and_tabled(module: Module, monkeypatch: pytest.M
     assert "threads" in benchmark.note(found, 3, memory, 0.0)
 
 
+def test_the_losses_are_the_same(module: Module, tmp_path: Path) -> None:
+    losses, workload = module("compose_losses"), module("compose_workloads").TINY
+    expected = losses.unfused(workload, "native")
+    wanted = [expected.loss(), *torch.autograd.grad(expected.loss(), expected.leaves)]
+    assert wanted[0] > 1e-3 and all(gradient.abs().max() > 1e-5 for gradient in wanted[1:])
+    rival = losses.unfused(workload, "crop by crop")
+    agrees(rival.loss().detach(), wanted[0].detach())
+    for kind, factor in (("uint8", 1), ("float16", 1), ("uint8", 2), ("memory map", 4)):
+        found = losses.fused(workload, factor * workload.canvas, kind, tmp_path)
+        values = [found.loss(), *torch.autograd.grad(found.loss(), found.leaves)]
+        for got, want in zip(values, wanted, strict=True):  # targets are rounded
+            assert (got * factor**3 - want).abs().max() < 0.02 * want.abs().max(), kind
+    assert [f.stat().st_size for f in tmp_path.iterdir()] == [4 * 64**3]
+
+
+def test_losses_are_measured_and_tabled(
+    module: Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    benchmark, tiny = module("bm_compose"), module("compose_workloads").TINY
+    monkeypatch.setitem(benchmark.WORKLOADS, "tiny", tiny)
+    text = benchmark.loss_table({"tiny": benchmark.losses(tiny, 2, tmp_path)})
+    assert "| memory map 64³ / uint8 16³ | native / uint8 16³ |" in text and "| tiny | " in text
+    assert text.splitlines()[0].count("|") == text.splitlines()[2].count("|")
+
+
 def test_the_peak_is_what_was_resident_at_once(module: Module) -> None:
     found = module("compose_alone").highest(lambda: np.ones(12_500_000))  # 100 MB, twice
     assert 95 < found["above"] < 150 and found["peak"] > found["above"]
@@ -173,8 +198,9 @@ def test_the_peak_is_what_was_resident_at_once(module: Module) -> None:
 
 def test_a_fresh_process_tells_its_peak(module: Module) -> None:
     workload = json.dumps(asdict(replace(module("compose_workloads").TINY, canvas=100)))
-    found = module("compose_alone").alone("peak", "native", workload)
+    found = module("compose_alone").alone("peak", "crop by crop", workload)
     assert 16 < found["above"] < 300  # at least the result: 16 MB
+    assert module("compose_alone").alone("peak", "native", workload)["peak"] > 100
 
 
 def test_importing_compiles_nothing(module: Module) -> None:
