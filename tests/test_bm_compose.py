@@ -200,7 +200,6 @@ def test_a_fresh_process_tells_its_peak(module: Module) -> None:
     workload = json.dumps(asdict(replace(module("compose_workloads").TINY, canvas=100)))
     found = module("compose_alone").alone("peak", "crop by crop", workload)
     assert 16 < found["above"] < 300  # at least the result: 16 MB
-    assert module("compose_alone").alone("peak", "native", workload)["peak"] > 100
 
 
 def test_importing_compiles_nothing(module: Module) -> None:
