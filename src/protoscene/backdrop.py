@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from scipy import ndimage
 
 from protoscene.background import Static, StaticSurface
+from protoscene.detail import fine_volumes
 from protoscene.geometry import Grid
 from protoscene.recording import Recording
 from protoscene.volume import Background, Evidence, Outside, Volume
@@ -54,7 +55,9 @@ def backdrop(recording: Recording, evidence: list[Evidence], static: Static) -> 
         if near.any():
             colour[unseen] = colour[near].mean(axis=0)
     rgba = np.concatenate([np.moveaxis(colour, -1, 0), occupancy[None]]).astype(np.float32)
-    return Background(Volume(torch.from_numpy(rgba), grid), _outside(recording, grid, height))
+    volume = Volume(torch.from_numpy(rgba), grid)
+    detail = () if height is None else fine_volumes(recording, static, volume, height)
+    return Background(volume, _outside(recording, grid, height), detail)
 
 
 def ground_height(surface: StaticSurface) -> float | None:

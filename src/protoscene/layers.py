@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -26,10 +27,13 @@ def draw(
     it, so that its detail is its prototype's and not the scene grid's; per pixel the nearest
     surface whose opacity is above ``OPAQUE`` is shown, as if it stopped all light.
     """
+    background = scene.background
     with torch.no_grad():
-        back = render(scene.background.volume, camera, scene.background.outside)
+        back = render(_without(background.volume, background.detail), camera, background.outside)
     colour, depth = back.colour.double().numpy(), back.depth.double().numpy()
     nearest = np.where(depth > 0, depth, np.inf)
+    for part in background.detail:
+        _show(part, camera, colour, nearest)
     placed = scene.at(time)
     for which, centre, yaw, scale in zip(
         placed.which.tolist(), placed.centre.double().numpy(), placed.yaw.tolist(),
@@ -37,17 +41,41 @@ def draw(
     ):  # fmt: skip
         own = scene.prototypes.grid(which)
         grid = Grid(tuple(scale * v for v in own.origin), scale * own.voxel_size, own.shape)
-        view, rows, columns = _window(_seen_from(camera, centre, yaw), grid)
-        if view.width < 1 or view.height < 1:
-            continue
-        with torch.no_grad():
-            picture = render(Volume(scene.prototypes.rgba(which), grid), view)
-        opacity, here = picture.opacity.double().numpy(), picture.depth.double().numpy()
-        shown = (opacity > OPAQUE) & (here < nearest[rows, columns])
-        nearest[rows, columns][shown] = here[shown]
-        # Behind the thing is black, so its own colour is what came, made whole.
-        colour[rows, columns][shown] = (picture.colour.double().numpy()[shown].T / opacity[shown]).T
+        volume = Volume(scene.prototypes.rgba(which), grid)
+        _show(volume, _seen_from(camera, centre, yaw), colour, nearest)
     return colour.clip(0, 1), np.where(np.isfinite(nearest), nearest, 0.0)
+
+
+def _show(
+    volume: Volume, camera: Camera, colour: Float[np.ndarray, "h w 3"],
+    nearest: Float[np.ndarray, "h w"],
+) -> None:  # fmt: skip
+    """Draws ``volume`` over ``colour``, in place, where it is nearer than ``nearest`` (z-depth)."""
+    view, rows, columns = _window(camera, volume.grid)
+    if view.width < 1 or view.height < 1:
+        return
+    with torch.no_grad():
+        picture = render(volume, view)
+    opacity, here = picture.opacity.double().numpy(), picture.depth.double().numpy()
+    shown = (opacity > OPAQUE) & (here < nearest[rows, columns])
+    nearest[rows, columns][shown] = here[shown]
+    # Behind the thing is black, so its own colour is what came, made whole.
+    colour[rows, columns][shown] = (picture.colour.double().numpy()[shown].T / opacity[shown]).T
+
+
+def _without(volume: Volume, parts: Sequence[Volume]) -> Volume:
+    """``volume``, empty where one of the ``parts`` stands for it."""
+    if not parts:
+        return volume
+    rgba = volume.rgba.clone()
+    for part in parts:
+        first, last = (
+            np.rint(volume.grid.voxel_from_world(corner)).astype(int).clip(min=0)
+            for corner in (part.grid.lower, part.grid.upper)
+        )
+        (x0, y0, z0), (x1, y1, z1) = first, last
+        rgba[-1, z0:z1, y0:y1, x0:x1] = 0
+    return Volume(rgba, volume.grid)
 
 
 def _seen_from(camera: Camera, centre: Float[np.ndarray, "3"], yaw: float) -> Camera:

@@ -130,6 +130,8 @@ def _background_tensors(background: Background) -> dict[str, Tensor]:
     if background.outside is not None:
         tensors |= _volume_tensors(background.outside.volume, "outside_")
         tensors["sky"] = background.outside.colour.detach().to("cpu", torch.float64).contiguous()
+    for k, part in enumerate(background.detail):
+        tensors |= _volume_tensors(part, f"detail{k}_")
     return tensors
 
 
@@ -195,12 +197,17 @@ def _read_background(folder: Path, entry: SceneEntry) -> Background:
     grid = Grid(entry.grid.origin, entry.grid.voxel_size, entry.grid.shape)
     if volume.grid != grid:
         raise Refused(path, "grid", "is another than that of scene.json", got=volume.grid.shape)
+    detail: list[Volume] = []
+    while f"detail{len(detail)}_rgba" in tensors:
+        detail.append(_volume(path, tensors, f"detail{len(detail)}_"))
     if "outside_rgba" not in tensors:
-        return Background(volume)
+        return Background(volume, None, tuple(detail))
     sky = tensors.get("sky")
     if sky is None or tuple(sky.shape) != (3,) or not bool(((sky >= 0) & (sky <= 1)).all()):
         raise Refused(path, "sky", "must be three numbers in [0, 1]")
-    return Background(volume, Outside(_volume(path, tensors, "outside_"), sky.float()))
+    return Background(
+        volume, Outside(_volume(path, tensors, "outside_"), sky.float()), tuple(detail)
+    )
 
 
 def _read_prototype(folder: Path, entry: SceneEntry, name: str) -> Volume:

@@ -49,10 +49,12 @@ class Outside:
 
 @dataclass(frozen=True, eq=False)
 class Background:
-    """What stays: a volume on the scene's grid, and what lies outside of it."""
+    """What stays: a volume on the scene's grid, what lies outside of it, and ``detail``: parts of
+    it on finer voxels. In a picture drawn thing by thing each stands for its part of ``volume``."""
 
     volume: Volume
     outside: Outside | None = None
+    detail: tuple[Volume, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

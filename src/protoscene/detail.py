@@ -1,0 +1,101 @@
+"""What stands on the ground and never moves, on finer voxels than the scene's grid."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy import ndimage
+
+from protoscene.background import Static, subtract
+from protoscene.crops import OTHER, OWN, Crops
+from protoscene.geometry import Grid
+from protoscene.observe import camera_arrays
+from protoscene.recording import Recording
+from protoscene.register import Fusion, Model
+from protoscene.volume import Volume
+
+FINER = 4
+"""Voxels of the grid are divided by this, or by less where that would be too many."""
+MOST_VOXELS = 4_000_000
+"""Of all finer volumes together (64 MB)."""
+PICTURES = 48
+"""Pictures (evenly chosen) that are fused."""
+LEAST_VOXELS = 4
+"""What stands on fewer voxels of the grid is noise."""
+AROUND = 1.5
+"""Voxels of the grid around what stands."""
+
+
+def fine_volumes(
+    recording: Recording, static: Static, coarse: Volume, height: float
+) -> tuple[Volume, ...]:
+    """A volume for each connected part of ``coarse`` that stands above the ground at ``height``
+    (m), down to the bottom of the grid; fused (signed distance, mean colour) from the pixels that
+    the static surface explains. What nobody saw is as in ``coarse``. Empty where there is nothing,
+    or too much for twice finer voxels."""
+    above = coarse.grid.axes()[2][:, None, None] - height
+    grids = _parts(coarse.grid, (coarse.occupancy.numpy() > 0.5) & (above > coarse.grid.voxel_size))
+    for finer in range(FINER, 1, -1):
+        fine = [g.resampled(g.voxel_size / finer) for g in grids]
+        if sum(g.n_voxels for g in fine) <= MOST_VOXELS:
+            break
+    else:
+        return ()
+    pictures = _static_pictures(recording, static) if fine else None
+    volumes = []
+    for grid in fine:
+        assert pictures is not None
+        truncation = max(4 * grid.voxel_size, 0.03)
+        model = Fusion(pictures, grid, truncation).add(np.zeros((1, 4)), np.ones(1, bool)).model()
+        volumes.append(Volume(torch.from_numpy(_rgba(model, coarse)), grid))
+    return tuple(volumes)
+
+
+def _parts(grid: Grid, standing: np.ndarray) -> list[Grid]:
+    """The part of the grid around each connected part, and below it."""
+    labels, _ = ndimage.label(standing, np.ones((3, 3, 3)))
+    sizes = np.bincount(labels.ravel())
+    parts = []
+    for label, box in enumerate(ndimage.find_objects(labels), start=1):
+        if box is None or sizes[label] < LEAST_VOXELS:
+            continue
+        first = np.array([0, *(max(int(s.start - np.ceil(AROUND)), 0) for s in box[1:])])
+        last = [min(int(s.stop + np.ceil(AROUND)), n) for s, n in zip(box, grid.shape, strict=True)]
+        parts.append(grid.cropped(first, last))
+    return parts
+
+
+def _static_pictures(recording: Recording, static: Static) -> Crops:
+    """Whole pictures whose own pixels are those of what stays, as fusion reads them."""
+    chosen = np.unique(np.linspace(0, len(recording.frames) - 1, PICTURES).round().astype(int))
+    views = [recording.view(int(i)) for i in chosen]
+    window, labels, offset = [], [], 0
+    for view in views:
+        mask = subtract([view], static)[0]
+        labels.append(np.where(mask > 0, OTHER, OWN).astype(np.uint8).ravel())
+        window.append([0, 0, 0, *view.depth.shape, offset])
+        offset += view.depth.size
+    pose, pinhole = camera_arrays([v.camera for v in views])
+    return Crops(
+        np.array(window), pose, pinhole, np.concatenate([v.depth.ravel() for v in views]),
+        np.concatenate(labels), np.concatenate([v.colour.reshape(-1, 3) for v in views]),
+        np.zeros(2, dtype=int), np.zeros((0, 3)), np.zeros((0, 3)), static.noise,
+    )  # fmt: skip
+
+
+def _rgba(model: Model, coarse: Volume) -> Float[np.ndarray, "4 z y x"]:
+    """Occupancy falls from 1 to 0 over a voxel around the surface, and is ``coarse``'s where nobody
+    looked; colours spread from the nearest that was seen."""
+    grid = model.grid
+    occupancy = np.clip(0.5 - model.distance / grid.voxel_size, 0, 1)
+    unseen = model.votes == 0
+    place = coarse.grid.voxel_from_world(grid.centres()[unseen])[:, ::-1] - 0.5
+    occupancy[unseen] = ndimage.map_coordinates(
+        coarse.occupancy.numpy(), place.T, order=1, mode="nearest"
+    )
+    seen, colour = model.coloured > 0, model.colour
+    if seen.any():
+        nearest = ndimage.distance_transform_edt(~seen, return_distances=False, return_indices=True)
+        colour = colour[tuple(nearest)]
+    return np.concatenate([np.moveaxis(colour, -1, 0), occupancy[None]]).astype(np.float32)
