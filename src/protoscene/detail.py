@@ -23,6 +23,8 @@ PICTURES = 48
 """Pictures (evenly chosen) that are fused."""
 LEAST_VOXELS = 4
 """What stands on fewer voxels of the grid is noise."""
+RIM = 2
+"""Pixels around what passes by that do not count."""
 AROUND = 1.5
 """Voxels of the grid around what stands."""
 
@@ -72,8 +74,9 @@ def _static_pictures(recording: Recording, static: Static) -> Crops:
     views = [recording.view(int(i)) for i in chosen]
     window, labels, offset = [], [], 0
     for view in views:
-        mask = subtract([view], static)[0]
-        labels.append(np.where(mask > 0, OTHER, OWN).astype(np.uint8).ravel())
+        # At the rim of what passes, a pixel is a bit of it before it is told from what stays.
+        passing = ndimage.binary_dilation(subtract([view], static)[0] > 0, iterations=RIM)
+        labels.append(np.where(passing, OTHER, OWN).astype(np.uint8).ravel())
         window.append([0, 0, 0, *view.depth.shape, offset])
         offset += view.depth.size
     pose, pinhole = camera_arrays([v.camera for v in views])
