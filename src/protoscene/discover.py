@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 import numpy as np
 
 from protoscene.backdrop import backdrop
@@ -14,9 +17,10 @@ from protoscene.observe import Progress, choose_grid, observe
 from protoscene.propose import Blob, propose
 from protoscene.prototypes import VoxelPrototypes
 from protoscene.recording import CACHE_BYTES, Recording
-from protoscene.refine import refine
+from protoscene.refine import SETTINGS, refine
 from protoscene.scene import Scene, SceneObject, Track
 from protoscene.start import Thing, start
+from protoscene.volume import Background
 
 KEEP_SCORE = 0.3
 """What scores less is not listed at all."""
@@ -32,8 +36,8 @@ def discover(
     """Background, moving things, their tracks and prototypes from a posed RGB-D recording.
 
     ``voxel_size`` (m) and ``bounds`` (x0 y0 z0 x1 y1 z1, m) of the grid are chosen from the data
-    when left out. ``seed`` is written down; nothing is random yet. ``progress(stage, done, total)``
-    is called as the work goes on. Raises Refused for a recording of one instant, without depth, or
+    when left out. ``seed`` orders the instants of refinement. ``progress(stage, done, total)`` is
+    called as the work goes on. Raises Refused for a recording of one instant, without depth, or
     whose grid does not fit into memory.
     """
     progress = progress or (lambda stage, done, total: None)
@@ -49,17 +53,29 @@ def discover(
     trails = merge_fragments(follow(blobs, recording.times))
     things = start(recording, trails, blobs, static.noise, progress)
     found = [t for t in things if t.score >= KEEP_SCORE]
-    refined = refine(found, evidence, backdrop(recording, evidence, static), progress=progress)
-    background, kept = refined.background, refined.things
+    background = backdrop(recording, evidence, static)
+    refined = refine(found, evidence, background, replace(SETTINGS, seed=seed), progress)
+    return scene_of(
+        refined.things, refined.background, recording.times,
+        {"command": "discover", "seed": seed, "recording_sha256": recording.sha256},
+    )  # fmt: skip
 
+
+def scene_of(
+    things: list[Thing],
+    background: Background,
+    times: tuple[float, ...],
+    made_by: Mapping[str, str | int] | None = None,
+) -> Scene:
+    """Things and what stays as a scene: each thing has a prototype of its own."""
     return Scene(
-        times=recording.times,
+        times=times,
         background=background,
-        prototypes=VoxelPrototypes([t.rgba for t in kept], [t.voxel_size for t in kept]),
-        objects=tuple(_object(k, t, recording.times) for k, t in enumerate(kept)),
-        sizes_m=tuple(_triple(t.dims) for t in kept),
-        symmetries=[None] * len(kept),
-        made_by={"command": "discover", "seed": seed, "recording_sha256": recording.sha256},
+        prototypes=VoxelPrototypes([t.rgba for t in things], [t.voxel_size for t in things]),
+        objects=tuple(_object(k, t, times) for k, t in enumerate(things)),
+        sizes_m=tuple(_triple(t.dims) for t in things),
+        symmetries=[None] * len(things),
+        made_by=made_by or {},
     )
 
 
