@@ -129,6 +129,19 @@ def test_no_gradient_above_the_cap_or_outside_of_the_support(backend: str) -> No
 
 
 @each_backend
+def test_solid_voxels_can_become_thinner(backend: str) -> None:
+    """Up to A = 1, and there too: what is full is no dead end."""
+    levels = torch.tensor([0.5, 0.9, 0.99, 0.999, 0.99999, 1.0]).double()
+    volume = levels.expand(4, 1, 1, 6)
+    grid = Grid((-3, -0.5, -0.5), 1.0, (1, 1, 6))
+    case = Case((volume,), (1.0,), Placements([0], torch.zeros(1, 3).double()), grid)
+    of_occupancy = torch.zeros(4, 1, 1, 6).double()
+    of_occupancy[3] = 1
+    slope = gradients(case, backend, of_occupancy)["volume 0"][3]
+    torch.testing.assert_close(slope, torch.ones_like(slope), rtol=0, atol=1e-12)
+
+
+@each_backend
 def test_smooth_cap_has_a_gradient_everywhere(backend: str) -> None:
     totals = torch.linspace(0, 40, 300).double().requires_grad_()
     voxel = VoxelPrototypes.from_rgba([torch.ones(4, 1, 1, 1).double()], 1.0)
@@ -143,18 +156,22 @@ def test_smooth_cap_has_a_gradient_everywhere(backend: str) -> None:
 
 @each_fast_backend
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_next_to_nothing_is_divided_by_without_harm(backend: str, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("background", [False, True])
+def test_next_to_nothing_is_divided_by_without_harm(
+    backend: str, dtype: torch.dtype, background: bool
+) -> None:
     """Occupancies down to the smallest number that there is: all stays finite and in range."""
     case = scattered_case(6, dtype=dtype)
+    case = case if background else case._replace(background=None)
     smallest = float(torch.finfo(dtype).smallest_normal)
-    levels = torch.tensor([0, smallest / 8, smallest, 1e-35, 1e-29, 1e-20, 1e-9], dtype=dtype)
-    for volume in (*case.volumes, case.background):
-        assert volume is not None
-        volume[3] = levels[torch.arange(volume[3].numel()) % len(levels)].reshape(volume[3].shape)
-    rgba = case.composed(backend).rgba
-    assert rgba.isfinite().all() and rgba.min() >= 0 and rgba.max() <= 1 + 1e-6
-    for name, value in gradients(case, backend, normal((4, *GRID.shape))).items():
-        assert value.isfinite().all(), name
+    for occupancy in (0, smallest / 2**20, smallest, 1e-35, 1e-29, 1e-20, 1e-9):
+        for name, value in case.tensors().items():
+            if name.startswith(("volume", "background")):
+                value[3] = occupancy
+        rgba = case.composed(backend).rgba
+        assert rgba.isfinite().all() and rgba.min() >= 0 and rgba.max() <= 1 + 1e-6
+        for name, value in gradients(case, backend, normal((4, *GRID.shape))).items():
+            assert value.isfinite().all(), name
 
 
 @each_fast_backend

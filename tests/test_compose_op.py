@@ -190,6 +190,21 @@ def test_same_bytes_again_on_any_number_of_threads(backend: str) -> None:
 
 
 @each_fast_backend
+@pytest.mark.parametrize("contiguous", [False, True])
+def test_nothing_of_a_result_is_what_was_in_memory_before(backend: str, contiguous: bool) -> None:
+    """Also far from the only placement, and in what is kept for the backward pass."""
+    case = scattered_case(1, dtype=torch.float32)._replace(background=None)
+    corner = torch.tensor([GRID.origin], dtype=torch.float32)
+    arguments = raw_arguments(case.posed(centre=corner), backend, contiguous=contiguous)
+    first = forward(*arguments)
+    for i in range(20):
+        litter = [torch.full((n,), i + 0.5) for n in (GRID.n_voxels, 4 * GRID.n_voxels)]
+        del litter
+        again = forward(*arguments)
+        assert all(torch.equal(a, b) for a, b in zip(again, first, strict=True))
+
+
+@each_fast_backend
 def test_inputs_stay_as_they_are(backend: str) -> None:
     case, cotangent = small_crowd(), normal(4, *SMALL.shape)
     before = {name: value.clone() for name, value in case.tensors().items()}
