@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from functools import reduce
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from protoscene.geometry import Grid, centred_grid
+from protoscene.packing import block, block_shape, pack, without_shell
 
 
 class VoxelPrototypes(nn.Module):
@@ -112,11 +112,11 @@ class VoxelPrototypes(nn.Module):
 
     def native(self, k: int) -> Float[Tensor, "y x z C"]:
         """Prototype k's block with its shell of zeros, (ny+2, nx+2, nz+2, C): a view."""
-        return _block(self.voxels, self.table[k].tolist(), self.channels)
+        return block(self.voxels, self.table[k].tolist(), self.channels)
 
     def rgba(self, k: int) -> Float[Tensor, "C z y x"]:
         """Prototype k as (C, z, y, x): a view, not contiguous; what is written into it stays."""
-        return _without_shell(self.native(k))
+        return without_shell(self.native(k))
 
     def grid(self, k: int) -> Grid:
         """Prototype k's grid in its own frame: the frame's origin is the grid's middle."""
@@ -125,44 +125,21 @@ class VoxelPrototypes(nn.Module):
         return centred_grid((nx * size, ny * size, nz * size), size)
 
 
-def _block(voxels: Tensor, row: Sequence[int], channels: int) -> Tensor:
-    start, shape = row[0], _block_shape(row[1:], channels)
-    return voxels[start : start + math.prod(shape)].view(shape)
-
-
-def _without_shell(block: Tensor) -> Tensor:
-    """(C, z, y, x) of a (ny+2, nx+2, nz+2, C) block."""
-    return block[1:-1, 1:-1, 1:-1].permute(3, 2, 0, 1)
-
-
 def _packed_table(shapes: Sequence[tuple[int, int, int]], channels: int) -> Tensor:
     """The table of blocks of (nz, ny, nx) voxels that follow each other."""
     rows, start = [], 0
     for shape in shapes:
         rows.append((start, *shape))
-        start += math.prod(_block_shape(shape, channels))
+        start += math.prod(block_shape(shape, channels))
     return torch.tensor(rows, dtype=torch.int64).reshape(-1, 4)
 
 
-def _block_shape(shape: Sequence[int], channels: int) -> tuple[int, int, int, int]:
-    nz, ny, nx = shape
-    return ny + 2, nx + 2, nz + 2, channels
-
-
 def _packed(rgba: Sequence[Tensor], table: Tensor, channels: int) -> Tensor:
-    """The flat tensor of (C, z, y, x) volumes, on the first one's device."""
+    """The flat tensor of (C, z, y, x) volumes, on the first one's device, in their common type."""
     if not len(rgba):
         return torch.zeros(0)
-    like = rgba[0].new_empty(0, dtype=reduce(torch.promote_types, (v.dtype for v in rgba)))
-    if torch.is_grad_enabled() and any(v.requires_grad for v in rgba):
-        shell = (0, 0, 1, 1, 1, 1, 1, 1)
-        blocks = [F.pad(v.to(like).permute(2, 3, 1, 0), shell).reshape(-1) for v in rgba]
-        return torch.cat(blocks)
-    rows = table.tolist()
-    voxels = like.new_zeros(rows[-1][0] + math.prod(_block_shape(rows[-1][1:], channels)))
-    for volume, row in zip(rgba, rows, strict=True):
-        _without_shell(_block(voxels, row, channels)).copy_(volume.detach())
-    return voxels
+    dtype = reduce(torch.promote_types, (v.dtype for v in rgba))
+    return pack([v.to(rgba[0].device, dtype) for v in rgba], table.tolist(), channels)
 
 
 def _one_each(voxel_size: float | Sequence[float], n: int) -> Sequence[float]:
@@ -200,6 +177,6 @@ def _check_packed(voxels: Tensor, table: Tensor, channels: int) -> None:
             raise ValueError(f"prototype {k} has (nz, ny, nx) {tuple(shape)}, each at least 1")
         if start != end:
             raise ValueError(f"prototype {k}'s block starts at {start}, expected {end}")
-        end += math.prod(_block_shape(shape, channels))
+        end += math.prod(block_shape(shape, channels))
     if len(voxels) != end:
         raise ValueError(f"voxels has {len(voxels)} numbers, expected {end} by its table")

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from protoscene.compose import gather, scatter
-from protoscene.compose.gather import Flat, Pile, Placed
+from protoscene.compose.gather import Pile, Placed
 from protoscene.compose.scatter import Wanted
 from protoscene.compose.tiles import Rows, Tiling, rows_of, slabs_of
 from protoscene.geometry import Grid
+from protoscene.packing import flat
 from protoscene.threads import pieces_one_by_one
 
 BATCH_BYTES = 64 * 2**20
@@ -211,14 +212,3 @@ class Scatter:
             weight * -m[:, 3:6] / scale,
             m[:, 8],
         ]
-
-
-def flat(volume: Tensor | np.ndarray | None, dtype: np.dtype) -> Flat:
-    """A (C, z, y, x) volume of any strides as a 1-D view from its first number on."""
-    if volume is None:
-        return Flat(np.empty(0, dtype), np.zeros(4, np.int64))
-    array = volume.detach().numpy() if isinstance(volume, Tensor) else volume
-    strides = tuple(s // array.itemsize for s in array.strides)
-    extent = 1 + sum((n - 1) * s for n, s in zip(array.shape, strides, strict=True))
-    view = np.lib.stride_tricks.as_strided(array, (extent,), (array.itemsize,))
-    return Flat(view, np.array(strides))

@@ -1,5 +1,5 @@
 """The fused loss, in numba: a tile's sums are made, compared with the target and replaced by the
-loss's gradient while they are in the cache. Piles, Placed and Flat are those of :mod:`gather`."""
+loss's gradient while they are in the cache. Piles and Placed are those of :mod:`gather`."""
 
 from __future__ import annotations
 

@@ -48,13 +48,6 @@ class Placed(NamedTuple):
     voxels: np.ndarray
 
 
-class Flat(NamedTuple):
-    """A (C, z, y, x) volume of any strides; ``values`` empty stands for none."""
-
-    values: np.ndarray
-    strides: np.ndarray
-
-
 @inlined
 def corner(t, shape, tile):
     """z0 z1 y0 y1 x0 x1 of tile t."""

@@ -22,11 +22,12 @@ import torch
 from torch import Tensor
 
 from protoscene.compose import fused, reference
-from protoscene.compose.cpu import Job, Scatter, flat
+from protoscene.compose.cpu import Job, Scatter
 from protoscene.compose.fused import SOFT, Wish
 from protoscene.compose.inputs import check, common_type, hard_rows, resampled
 from protoscene.compose.op import compose_op
 from protoscene.geometry import Grid
+from protoscene.packing import flat
 from protoscene.placements import Placements
 from protoscene.prototypes import VoxelPrototypes
 from protoscene.threads import pieces_one_by_one

@@ -1,5 +1,5 @@
 """The backward passes, in numba: the canvas's gradient to that of the sums, and from these, slab by
-slab of the prototypes, to voxels and poses. Piles, Placed and Flat are those of :mod:`gather`."""
+slab of the prototypes, to voxels and poses. Piles and Placed are those of :mod:`gather`."""
 
 from __future__ import annotations
 
