@@ -14,7 +14,16 @@ from moving_boxes import CART_DIMS, cart
 from moving_cart import Ride, pose_errors, ride, smooth
 from protoscene.geometry import centred_grid, rotation_from_yaw, wrap_angle
 from protoscene.register import Fusion, Model
-from protoscene.shape import Shape, closest_box, finish, ground_below, measure, surface_points
+from protoscene.shape import (
+    Shape,
+    _hidden_below,
+    closest_box,
+    finish,
+    ground_below,
+    measure,
+    prototype_voxel,
+    surface_points,
+)
 
 SHIFT, TURN = np.array([0.05, -0.03, 0.02]), 0.6
 """The frame in which the cart was registered is not its own: it may be any."""
@@ -149,3 +158,32 @@ def test_same_input_same_bytes(shape: Shape) -> None:
     again = finished(ride(smooth()))
     assert torch.equal(again.rgba, shape.rgba)
     np.testing.assert_array_equal(again.poses, shape.poses)
+
+
+def test_unseen_is_full_right_below_surface_only() -> None:
+    """Columns, top first: surface, unseen; surface, free, unseen; unseen alone."""
+    full = np.array([[1, 0, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]], bool).T[::-1, :, None]
+    unseen = np.array([[0, 1, 1, 1], [0, 0, 1, 1], [1, 1, 1, 1]], bool).T[::-1, :, None]
+    hidden = np.array([[0, 1, 1, 1], [0, 0, 0, 0], [0, 0, 0, 0]], bool).T[::-1, :, None]
+    np.testing.assert_array_equal(_hidden_below(full, unseen), hidden)
+
+
+def test_prototype_is_empty_beyond_its_box(shape: Shape) -> None:
+    own = centred_grid(shape.dims, shape.voxel_size, padding=3)
+    beyond = (np.abs(own.centres()) > shape.dims / 2).any(axis=-1)
+    assert own.shape == shape.rgba.shape[1:]
+    assert float(shape.rgba[3].numpy()[beyond].max()) == 0
+
+
+@pytest.mark.parametrize(
+    ("dims", "finest", "voxel"),
+    [
+        ((0.5, 0.3, 0.36), 0.003, 0.5 / 64),  # small: 64 voxels
+        ((0.5, 0.3, 0.36), 0.009, 0.009),  # its pixels are coarser
+        ((1.6, 0.8, 0.7), 0.003, 0.0125),
+        ((0.5, 0.3, 0.36), 0.03, 0.0125),  # however coarse the pixels
+        ((4.0, 1.8, 1.5), 0.003, 0.025),  # no more than 160 voxels
+    ],
+)
+def test_voxels_of_a_prototype(dims: tuple, finest: float, voxel: float) -> None:
+    assert prototype_voxel(np.array(dims), finest) == pytest.approx(voxel)

@@ -27,8 +27,14 @@ MOSTLY_FREE = 0.6
 """A section of which this share is seen free is outside of the thing."""
 MIRROR_FREE = 0.1
 """Share of a mirrored surface that may lie in free space: noise."""
-PROTOTYPE_VOXELS = 64
-"""Voxels along a prototype's longest side, unless pixels are coarser."""
+PROTOTYPE_VOXELS, MOST_VOXELS = 64, 160
+"""Voxels along a prototype's longest side, unless pixels are coarser; and at most."""
+PROTOTYPE_VOXEL_M = 0.0125
+"""No prototype's voxels are larger (m), unless it would need more than ``MOST_VOXELS`` of them:
+several pictures tell more than the pixels of one."""
+INWARD = 0.25
+"""How far (voxels) the middle of the surface's ramp lies within it: a ray that grazes the ramp's
+foot is stopped by it, and outlines would grow."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,10 +227,18 @@ def finish(
     if not _nose_forward(poses, instants):
         poses[:, 3] += np.pi
     poses[:, 3] = wrap_angle(poses[:, 3])
-    voxel = max(float(dims.max()) / PROTOTYPE_VOXELS, finest)
+    voxel = prototype_voxel(dims, finest)
     grid = centred_grid(dims, voxel, padding=3)
     own = Fusion(crops, grid, max(4 * voxel, 0.03)).add(poses, good).model()
     return Shape(dims, poses, _rgba(own, dims), voxel)
+
+
+def prototype_voxel(dims: Float[np.ndarray, "3"], finest: float) -> float:
+    """Voxel size (m) of the prototype of a thing of ``dims`` (m): see ``PROTOTYPE_VOXELS`` and
+    ``PROTOTYPE_VOXEL_M``; ``finest`` is what pixels tell."""
+    length = float(dims.max())
+    voxel = min(max(length / PROTOTYPE_VOXELS, finest), PROTOTYPE_VOXEL_M)
+    return max(voxel, length / MOST_VOXELS)
 
 
 def _around(model: Model) -> Grid:
@@ -238,19 +252,30 @@ def _around(model: Model) -> Grid:
 
 
 def _rgba(model: Model, dims: Float[np.ndarray, "3"]) -> Tensor:
-    """(4, z, y, x): occupancy falls from 1 to 0 over a voxel around the surface; what nobody saw
-    and lies below seen surface, inside the box, is taken as full. Colours of the surface spread
-    to where none was seen."""
+    """(4, z, y, x): occupancy falls from 1 to 0 over a voxel around the surface, ``INWARD`` of it;
+    what nobody saw right below seen surface is taken as full; beyond the box it is empty. Colours
+    of the surface spread to where none was seen."""
     grid: Grid = model.grid
-    occupancy = np.clip(0.5 - model.distance / grid.voxel_size, 0, 1)
+    occupancy = np.clip(0.5 - INWARD - model.distance / grid.voxel_size, 0, 1)
     occupancy[model.votes == 0] = 0
-    below = np.maximum.accumulate(occupancy[::-1] > 0.5, axis=0)[::-1]
-    inside = (np.abs(grid.centres()) <= dims / 2).all(axis=-1)
-    occupancy[(model.votes == 0) & below & inside] = 1
-    occupancy[~(np.abs(grid.centres()) <= dims / 2 + grid.voxel_size).all(axis=-1)] = 0
+    occupancy[_hidden_below(occupancy > 0.5, model.votes == 0)] = 1
+    occupancy[~(np.abs(grid.centres()) <= dims / 2).all(axis=-1)] = 0
     nearest = ndimage.distance_transform_edt(
         model.coloured == 0, return_distances=False, return_indices=True
     )
     colour = np.moveaxis(model.colour[tuple(nearest)], -1, 0)
     rgba = np.concatenate([colour, occupancy[None]]).astype(np.float32)
     return torch.from_numpy(rgba)
+
+
+def _hidden_below(
+    full: Bool[np.ndarray, "z y x"], unseen: Bool[np.ndarray, "z y x"]
+) -> Bool[np.ndarray, "z y x"]:
+    """The unseen voxels above which, in their column, there is nothing but unseen ones up to a full
+    one: what was seen free between a table's top and its shadow parts the two."""
+    hidden = np.zeros_like(unseen)
+    covered = np.zeros_like(unseen[0])
+    for k in range(len(unseen) - 1, -1, -1):
+        hidden[k] = unseen[k] & covered
+        covered = full[k] | hidden[k]
+    return hidden
