@@ -86,6 +86,16 @@ def test_a_box_sees_its_own_part_only() -> None:
     assert float(sum(evidence_losses(part, seen).values())) == pytest.approx(0, abs=1e-7)
 
 
+def test_what_is_explained_is_left_out_but_counted() -> None:
+    known, rgba = half_seen()
+    explained = np.zeros(SHAPE, dtype=bool)
+    explained[1, 2, 3] = explained[2, 2, 2] = True
+    seen = seen_in(known, WHOLE, explained)
+    assert seen.occupied.T.tolist() == [[2, 0, 0]] and seen.n == 2
+    assert all_of(torch.zeros_like(rgba), seen)["occupied"] == 0.5
+    assert all_of(rgba, seen)["colour"] == pytest.approx(0, abs=1e-7)
+
+
 def test_gradients() -> None:
     known, rgba = half_seen()
     seen = seen_in(known, WHOLE)

@@ -20,42 +20,45 @@ from protoscene.volume import Evidence, Volume
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """One instant's evidence on a box of the grid: places (z, y, x) and colours in [0, 1] of the
-    occupied voxels, and which voxels are free. What is neither is unknown and says nothing."""
+    """One instant's evidence on a box of the grid: places (z, y, x) and colours in [0, 1] of
+    occupied voxels that are to be explained, and which voxels are free. The rest says nothing.
+    ``n`` is the number of all occupied voxels, at least 1: what sums are divided by."""
 
-    occupied: Int[Tensor, "3 n"]
-    colour: Float[Tensor, "3 n"]
+    occupied: Int[Tensor, "3 m"]
+    colour: Float[Tensor, "3 m"]
     free: Bool[Tensor, "z y x"]
-
-    @property
-    def n(self) -> int:
-        """The number of occupied voxels, at least 1: what sums are divided by."""
-        return max(self.occupied.shape[1], 1)
+    n: int
 
 
 Box = tuple[tuple[int, int, int], tuple[int, int, int]]
 """First voxel and the one after the last, each z y x."""
 
 
-def seen_in(evidence: Evidence, box: Box) -> Seen:
-    """The part of ``evidence`` in ``box``, indices counted from the box's first voxel."""
+def seen_in(
+    evidence: Evidence, box: Box, explained: Bool[np.ndarray, "z y x"] | None = None
+) -> Seen:
+    """The part of ``evidence`` in ``box``, indices counted from the box's first voxel. Occupied
+    voxels that are ``explained`` already (on the evidence's grid) are left out."""
     window = tuple(slice(a, b) for a, b in zip(*box, strict=True))
-    places = np.argwhere(evidence.occupied)
+    occupied = evidence.occupied
+    places = np.argwhere(occupied)
     inside = ((places >= box[0]) & (places < box[1])).all(axis=1)
-    colour = evidence.colours[inside].T.astype(np.float32) / 255
+    wanted = inside if explained is None else inside & ~explained[occupied]
+    colour = evidence.colours[wanted].T.astype(np.float32) / 255
     return Seen(
-        torch.from_numpy((places[inside] - box[0]).T.copy()),
+        torch.from_numpy((places[wanted] - box[0]).T.copy()),
         torch.from_numpy(colour.copy()),
         torch.from_numpy(evidence.free[window].copy()),
+        max(int(inside.sum()), 1),
     )
 
 
 def evidence_losses(canvas: Volume, seen: Seen) -> dict[str, Tensor]:
     """How a composed volume of occupancy α and colour c disagrees with what was seen:
 
-    ``occupied`` = Σ over occupied voxels of (1 − α) / n, ``free`` = Σ over free voxels of α / n,
-    ``colour`` = Σ over occupied voxels of α |c − seen|² / 3n, its α without gradient: a colour that
-    is wrong must not make a thing transparent.
+    ``occupied`` = Σ over ``seen.occupied`` of (1 − α) / n, ``free`` = Σ over free voxels of α / n,
+    ``colour`` = Σ over ``seen.occupied`` of α |c − seen|² / 3n, its α without gradient: a wrong
+    colour must not make a thing transparent.
     """
     z, y, x = seen.occupied
     there = canvas.rgba[:, z, y, x]

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from protoscene.compose import compose
@@ -150,6 +151,7 @@ class Refinement:
         for k, track in enumerate(self._tracks):
             self.variables[f"{TRACKS}.{k}.centre"] = track.centre
             self.variables[f"{TRACKS}.{k}.yaw"] = track.yaw
+        self._explained: Bool[np.ndarray, "z y x"] | None = None
         self._moments: dict[str, Tensor] = {}
         self._done = {"phase": 0, "epoch": 0, "steps": 0, "rollbacks": 0, "stopped": 0}
         self.log: list[dict[str, Any]] = []
@@ -209,6 +211,7 @@ class Refinement:
         )  # fmt: skip
 
     def _epoch(self, phase: Phase) -> None:
+        self._explained = None  # another phase may have changed the background
         before = self.state()
         names = [n for n in self.variables if n.split(".")[0] in phase.variables]
         share = self._done["epoch"] / max(phase.epochs - 1, 1)
@@ -297,7 +300,9 @@ class Refinement:
         canvas = compose(
             prototypes, placed, self.grid.cropped(*box), self.variables[BACKGROUND][window]
         )
-        seen = seen_in(self.evidence[i], box)
+        if not whole and self._explained is None:
+            self._explained = self._stays()
+        seen = seen_in(self.evidence[i], box, None if whole else self._explained)
         pieces = [
             Piece(own, compose(prototypes, placed[n : n + 1], self.grid.cropped(*own)).occupancy)
             for n, (k, _) in enumerate(rows)
@@ -315,6 +320,12 @@ class Refinement:
                 else {}
             ),
         }
+
+    def _stays(self) -> Bool[np.ndarray, "z y x"]:
+        """Voxels that the background explains, also where its surface passes beside their centre:
+        what stands still anyway must not speak for an object."""
+        occupancy = self.variables[BACKGROUND].detach()[-1:]
+        return (F.max_pool3d(occupancy, 3, stride=1, padding=1)[0] >= 0.5).numpy()
 
     def _placements(self, rows: list[tuple[int, int]], solid: float) -> Placements:
         tracks = [(self._tracks[k], row) for k, row in rows]
