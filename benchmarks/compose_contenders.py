@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from compose_rivals import cropped
@@ -48,14 +49,14 @@ def native(workload: Workload) -> Contender:
 
 def torch_layout(workload: Workload) -> Contender:
     """Ours, from (C, z, y, x) leaves, packed each time, to a contiguous (C, z, y, x) result."""
-    rgba, poses = leaves_of(random_rgba(workload)), leaves_of(random_poses(workload))
+    rgba, poses, gradient = _in_torch_layout(workload)
     placements, grid = placed(workload, poses), workload.grid
 
     def composed() -> Tensor:
         prototypes = VoxelPrototypes.from_rgba(rgba, workload.voxel_size)
         return compose(prototypes, placements, grid, contiguous=True).rgba
 
-    return Contender(composed, [*rgba, *poses], _gradient(workload))
+    return Contender(composed, [*rgba, *poses], gradient)
 
 
 def crop_by_crop(workload: Workload) -> Contender:
@@ -75,12 +76,12 @@ CONTENDERS = {
 
 
 def _rival(workload: Workload, in_batches: bool) -> Contender:
-    rgba, poses = leaves_of(random_rgba(workload)), leaves_of(random_poses(workload))
+    rgba, poses, gradient = _in_torch_layout(workload)
     placements, grid = placed(workload, poses), workload.grid
     return Contender(
         lambda: cropped(rgba, workload.voxel_size, placements, grid, in_batches),
         [*rgba, *poses],
-        _gradient(workload),
+        gradient,
     )
 
 
@@ -88,5 +89,8 @@ def leaves_of(tensors: list[Tensor]) -> list[Tensor]:
     return [t.requires_grad_() for t in tensors]
 
 
-def _gradient(workload: Workload) -> Tensor:
-    return torch.rand(workload.channels, *(workload.canvas,) * 3)
+@lru_cache(1)
+def _in_torch_layout(workload: Workload) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    """Volumes, poses and gradient, which the contenders of one workload share."""
+    gradient = torch.rand(workload.channels, *(workload.canvas,) * 3)
+    return leaves_of(random_rgba(workload)), leaves_of(random_poses(workload)), gradient

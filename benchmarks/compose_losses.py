@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -39,9 +40,7 @@ class Compared:
 def fused(workload: Workload, size: int, kind: str, folder: Path) -> Compared:
     """Loss and gradients on ``size``³ voxels with a target of ``kind``: "uint8", "float16", or
     "memory map" (uint8, in ``folder``, made if it is not there)."""
-    prototypes = VoxelPrototypes.from_rgba(
-        random_rgba(workload), workload.voxel_size, trainable=True
-    )
+    prototypes = _prototypes(workload)
     poses = leaves_of(random_poses(workload))
     placements, grid = placed(workload, poses), widened(workload.grid, size)
     if kind == "memory map":
@@ -59,7 +58,7 @@ def unfused(workload: Workload, contender: str) -> Compared:
     """The same loss in torch's operators, on the volume that ``contender`` makes; the float32
     target has that volume's layout."""
     made = CONTENDERS[contender](workload)
-    target = made.gradient.copy_(wanted(workload))
+    target = torch.empty_like(made.gradient).copy_(wanted(workload))
 
     return Compared(lambda: torch_loss(made.compose(), target), made.leaves)
 
@@ -80,8 +79,14 @@ def widened(grid: Grid, size: int) -> Grid:
 @torch.no_grad()
 def wanted(workload: Workload) -> Tensor:
     """The target on the workload's own canvas, float32 (C, z, y, x), native layout."""
-    prototypes = VoxelPrototypes.from_rgba(random_rgba(workload), workload.voxel_size)
-    return compose(prototypes, placed(workload, random_poses(workload, seed=2)), workload.grid).rgba
+    placements = placed(workload, random_poses(workload, seed=2))
+    return compose(_prototypes(workload), placements, workload.grid).rgba
+
+
+@lru_cache(1)
+def _prototypes(workload: Workload) -> VoxelPrototypes:
+    """Shared by all the losses of a workload."""
+    return VoxelPrototypes.from_rgba(random_rgba(workload), workload.voxel_size, trainable=True)
 
 
 def in_memory(workload: Workload, size: int, dtype: torch.dtype) -> Tensor:
