@@ -178,7 +178,7 @@ def test_prototype_is_empty_beyond_its_box(shape: Shape) -> None:
 @pytest.mark.parametrize(
     ("dims", "finest", "voxel"),
     [
-        ((0.5, 0.3, 0.36), 0.003, 0.5 / 64),  # small: 64 voxels
+        ((0.5, 0.3, 0.36), 0.003, 0.5 / 96),  # small: 96 voxels
         ((0.5, 0.3, 0.36), 0.009, 0.009),  # its pixels are coarser
         ((1.6, 0.8, 0.7), 0.003, 0.0125),
         ((0.5, 0.3, 0.36), 0.03, 0.0125),  # however coarse the pixels

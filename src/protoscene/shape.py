@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from protoscene.crops import BACKGROUND, Crops
 from protoscene.geometry import Grid, centred_grid, rotation_from_yaw, wrap_angle
+from protoscene.paint import paint
 from protoscene.register import Fusion, Model
 
 EDGE = 0.0005
@@ -27,7 +28,7 @@ MOSTLY_FREE = 0.6
 """A section of which this share is seen free is outside of the thing."""
 MIRROR_FREE = 0.1
 """Share of a mirrored surface that may lie in free space: noise."""
-PROTOTYPE_VOXELS, MOST_VOXELS = 64, 160
+PROTOTYPE_VOXELS, MOST_VOXELS = 96, 160
 """Voxels along a prototype's longest side, unless pixels are coarser; and at most."""
 PROTOTYPE_VOXEL_M = 0.0125
 """No prototype's voxels are larger (m), unless it would need more than ``MOST_VOXELS`` of them:
@@ -229,8 +230,8 @@ def finish(
     poses[:, 3] = wrap_angle(poses[:, 3])
     voxel = prototype_voxel(dims, finest)
     grid = centred_grid(dims, voxel, padding=3)
-    own = Fusion(crops, grid, max(4 * voxel, 0.03)).add(poses, good).model()
-    return Shape(dims, poses, _rgba(own, dims), voxel)
+    own = Fusion(crops, grid, max(3 * voxel, 0.03)).add(poses, good).model()
+    return Shape(dims, poses, _rgba(repainted(own, crops, poses, good), dims), voxel)
 
 
 def prototype_voxel(dims: Float[np.ndarray, "3"], finest: float) -> float:
@@ -249,6 +250,27 @@ def _around(model: Model) -> Grid:
     first = np.maximum(index.min(axis=0) - 3, 0)
     last = np.minimum(index.max(axis=0) + 4, model.grid.shape)
     return model.grid.cropped(first, last)
+
+
+def repainted(
+    model: Model, crops: Crops, poses: Float[np.ndarray, "i 4"], good: Bool[np.ndarray, " i"]
+) -> Model:
+    """``model`` with the colours of its surface read anew from the sharpest of the ``good``
+    instants' pictures, each voxel's at the place on the zero level nearest to it."""
+    voxel = model.grid.voxel_size
+    gradient = np.stack(np.gradient(model.distance, voxel), axis=-1)[..., ::-1]
+    steep = np.linalg.norm(gradient, axis=-1)
+    near = (model.coloured > 0) & (np.abs(model.distance) < 1.5 * voxel) & (steep > 0.3)
+    normals = gradient[near] / steep[near, None]
+    points = (
+        model.grid.centres()[near]
+        - (model.distance / np.maximum(steep, 0.3))[near][:, None] * normals
+    )
+    colours, seen = paint(crops, poses, good, points, normals, 2 * voxel)
+    colour = model.colour.copy()
+    index = tuple(axis[seen] for axis in np.nonzero(near))
+    colour[index] = colours[seen]
+    return replace(model, colour=colour)
 
 
 def _rgba(model: Model, dims: Float[np.ndarray, "3"]) -> Tensor:
