@@ -14,6 +14,7 @@ from protoscene.crops import BACKGROUND, Crops
 from protoscene.geometry import Grid, centred_grid, rotation_from_yaw, wrap_angle
 from protoscene.paint import paint
 from protoscene.register import Fusion, Model
+from protoscene.symmetry import mirror_planes, round_parts, unseen_half
 
 EDGE = 0.0005
 """Share of the surface left outside of the box at each side: noise."""
@@ -57,9 +58,7 @@ def closest_box(
     angles = np.deg2rad(np.arange(90))
     boxes = []
     for angle in angles:
-        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-        lower, upper = np.quantile(points @ turn, [edge, 1 - edge], axis=0)
-        boxes.append((turn @ ((lower + upper) / 2), upper - lower))
+        boxes.append(_rectangle(points, edge, float(angle)))
     areas = np.array([np.prod(extents) for _, extents in boxes])
     best = int(np.argmin(areas))
     if heading is not None:
@@ -68,10 +67,24 @@ def closest_box(
         best = int(
             np.argmin(np.where((areas <= near) & (areas <= 1.15 * areas.min()), off, np.inf))
         )
-    angle, (middle, extents) = float(angles[best]), boxes[best]
+    middle, extents = boxes[best]
+    return middle, *_longer_first(float(angles[best]), extents)
+
+
+def _rectangle(
+    points: Float[np.ndarray, "n 2"], edge: float, angle: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """(middle, extents) of the rectangle turned by ``angle`` around all but ``edge`` of the points
+    at each side."""
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    lower, upper = np.quantile(points @ turn, [edge, 1 - edge], axis=0)
+    return turn @ ((lower + upper) / 2), upper - lower
+
+
+def _longer_first(angle: float, extents: np.ndarray) -> tuple[float, np.ndarray]:
     if extents[1] > extents[0]:
         angle, extents = angle + np.pi / 2, extents[::-1]
-    return middle, float(wrap_angle(angle)), extents
+    return float(wrap_angle(angle)), extents
 
 
 def surface_points(model: Model) -> Float[np.ndarray, "n 3"]:
@@ -123,12 +136,12 @@ def ground_below(crops: Crops, poses: Float[np.ndarray, "i 4"], dims: Float[np.n
 def measure(
     model: Model, crops: Crops, poses: Float[np.ndarray, "i 4"]
 ) -> tuple[np.ndarray, float, np.ndarray]:
-    """(middle, yaw, dims) of the box in the model's frame: the rectangle of least area around the
-    surface seen from above (along the way it goes, if nearly as small), grown at sides that nobody
-    saw, from the ground it stands on to its top."""
-    points = surface_points(model)
-    middle, yaw, extents = closest_box(points[:, :2], EDGE, own_heading(poses))
-    bottom, top = np.quantile(points[:, 2], [EDGE, 1 - EDGE])
+    """(middle, yaw, dims) of the box in the model's frame: the rectangle around the surface, and
+    what symmetry says of its other side, seen from above, grown at sides that nobody saw; from the
+    ground it stands on to its top."""
+    seen = surface_points(model)
+    points, middle, yaw, extents = _footprint(model, seen, own_heading(poses))
+    bottom, top = np.quantile(seen[:, 2], [EDGE, 1 - EDGE])
     dims = np.array([*extents, top - bottom])
     ground = ground_below(crops, poses, dims, float(bottom))
     if ground is not None and bottom - ground < max(REST_GAP_M, REST_GAP * (top - bottom)):
@@ -139,6 +152,27 @@ def measure(
     centre += rotation_from_yaw(yaw) @ np.array([*(grown[1] - grown[0]) / 2, 0])
     dims[:2] += grown.sum(axis=0)
     return centre, yaw, dims
+
+
+def _footprint(
+    model: Model, seen: Float[np.ndarray, "n 3"], heading: float | None
+) -> tuple[np.ndarray, np.ndarray, float, np.ndarray]:
+    """(points, middle, yaw, extents): the seen surface completed by symmetry, and the rectangle
+    around it seen from above, along the best plane of symmetry whose rectangle is at most 15 %
+    larger than the least; without a plane as ``closest_box`` finds it."""
+    points = np.concatenate([seen, round_parts(model, seen)])
+    boxes = []
+    for plane in mirror_planes(model, seen):
+        whole = np.concatenate([points, unseen_half(model, points, plane)])
+        boxes.append((whole, *_rectangle(whole[:, :2], EDGE, plane.turn), plane.turn))
+    if boxes:
+        least = np.prod(closest_box(boxes[0][0][:, :2], EDGE)[2])
+        least = min(least, *(np.prod(extents) for _, _, extents, _ in boxes))
+        for whole, middle, extents, angle in boxes:
+            if np.prod(extents) <= 1.15 * least:
+                return whole, middle, *_longer_first(angle, extents)
+    middle, yaw, extents = closest_box(points[:, :2], EDGE, heading)
+    return points, middle, yaw, extents
 
 
 def _unseen(
