@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from protoscene.compose import reference
-from protoscene.compose.inputs import check, common_type, hard_rows, resampled
+from protoscene.compose.inputs import check, check_choices, common_type, hard_rows, resampled
 from protoscene.compose.loss import Target, compose_loss
 from protoscene.compose.op import compose_op
 from protoscene.compose.sparse import SparseVolume, compose_sparse
@@ -42,9 +42,6 @@ from protoscene.prototypes import VoxelPrototypes
 from protoscene.volume import Volume
 
 __all__ = ["SparseVolume", "Target", "compose", "compose_loss", "compose_sparse"]
-
-CAPS = ("hard", "smooth")
-BACKENDS = ("numba", "torch", "reference")
 
 
 def compose(
@@ -75,8 +72,7 @@ def compose(
     channels or of weights that do not agree.
     """
     check(prototypes, placements, grid, background)
-    if cap not in CAPS or backend not in (None, *BACKENDS):
-        raise ValueError(f"cap is {cap!r} of {CAPS}, backend {backend!r} of {BACKENDS}")
+    check_choices(cap, backend)
     if backend == "reference":
         return reference.compose(prototypes, placements, grid, background, cap=cap)
     if isinstance(background, Volume):

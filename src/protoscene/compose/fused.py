@@ -84,7 +84,7 @@ def _compare(canvas, slope, sums_of_terms, wish, z0, n, y, x, like):
             )
             change += entropy * ((1 - wanted) / empty - wanted / full)
         slope[j + last] = w * change
-        if wanted > 0 and colour != 0:
+        if wanted != 0 and colour != 0:
             share = w * wanted / max(1, last)
             for c in range(last):
                 off = float(canvas[j + c]) - float(

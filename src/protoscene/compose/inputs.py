@@ -11,6 +11,9 @@ from protoscene.placements import Placements
 from protoscene.prototypes import VoxelPrototypes
 from protoscene.volume import Volume
 
+CAPS = ("hard", "smooth")
+BACKENDS = ("numba", "torch", "reference")
+
 
 def common_type(
     voxels: Tensor, background: Tensor | None
@@ -62,6 +65,12 @@ def resampled(volume: Volume, grid: Grid) -> Tensor:
         values = result
     occupancy = values[-1:]
     return torch.cat([values[:-1] / torch.where(occupancy > 0, occupancy, 1), occupancy])
+
+
+def check_choices(cap: str, backend: str | None) -> None:
+    """Raise ValueError for a cap or a backend that there is not."""
+    if cap not in CAPS or backend not in (None, *BACKENDS):
+        raise ValueError(f"cap is {cap!r} of {CAPS}, backend {backend!r} of {BACKENDS}")
 
 
 def check(

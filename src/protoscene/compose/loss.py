@@ -13,7 +13,7 @@ backend composes slab by slab, which is also the slow twin.
 from __future__ import annotations
 
 import mmap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,8 @@ from torch import Tensor
 from protoscene.compose import fused, reference
 from protoscene.compose.cpu import Job, Scatter
 from protoscene.compose.fused import SOFT, Wish
-from protoscene.compose.inputs import check, common_type, hard_rows, resampled
+from protoscene.compose.gather import Pile
+from protoscene.compose.inputs import check, check_choices, common_type, hard_rows, resampled
 from protoscene.compose.op import compose_op
 from protoscene.geometry import Grid
 from protoscene.packing import flat
@@ -36,7 +37,10 @@ from protoscene.volume import Volume
 TILE = (64, 16, 16)
 SLAB_VOXELS = 2**21
 """Of the slabs that are composed at once where there are no tiles."""
+READ_BYTES = 64 * 2**20
+"""Of the target, between two times that a memory map's pages are given back."""
 TERMS = ("mse", "bce", "colour")
+FLOATS = ("float16", "float32", "float64")
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,10 +60,17 @@ class Target:
         expected = (channels, *grid.shape)
         if tuple(self.rgba.shape) != expected:
             raise ValueError(f"target.rgba is {tuple(self.rgba.shape)}, expected {expected}")
-        if as_array(self.rgba).dtype not in (np.uint8, np.float16, np.float32, np.float64):
-            raise ValueError(f"target.rgba is {self.rgba.dtype}, expected uint8 or floating")
-        if self.weight is not None and tuple(self.weight.shape) != grid.shape:
+        _expect_type("rgba", self.rgba, ("uint8", *FLOATS))
+        if self.weight is None:
+            return
+        if tuple(self.weight.shape) != grid.shape:
             raise ValueError(f"target.weight is {tuple(self.weight.shape)}, expected {grid.shape}")
+        _expect_type("weight", self.weight, ("bool", "uint8", *FLOATS))
+
+
+def _expect_type(name: str, values: Tensor | np.ndarray, types: tuple[str, ...]) -> None:
+    if str(values.dtype).removeprefix("torch.") not in types:
+        raise ValueError(f"target.{name} is {values.dtype}, expected {', '.join(types)}")
 
 
 def compose_loss(
@@ -84,9 +95,12 @@ def compose_loss(
 
     Raises ValueError as compose does, and where the target does not fit the grid.
     """
-    if isinstance(target, Volume):
-        target = Target(target.rgba)
     check(prototypes, placements, grid, background)
+    check_choices(cap, backend)
+    if isinstance(target, Volume):
+        if target.grid != grid:
+            raise ValueError(f"target is on {target.grid}, expected {grid}")
+        target = Target(target.rgba)
     channels = prototypes.channels
     target.check(grid, channels)
     if isinstance(background, Volume):
@@ -95,12 +109,15 @@ def compose_loss(
     if backend is None:
         backend = "numba" if voxels.device.type == "cpu" else "torch"
     which, *poses = (v.to(voxels.device) for v in hard_rows(placements))
+    inputs = [voxels, *poses, ground]
+    if not torch.is_grad_enabled():  # a Function asks its inputs only
+        inputs = [None if v is None else v.detach() for v in inputs]
     sizes = torch.tensor(prototypes.voxel_size, dtype=torch.float64)
     plan = _Plan(prototypes.table, sizes, which, grid, channels, target, (mse, bce, colour), cap)
     if backend == "numba":
-        terms = _Fused.apply(plan, voxels, *poses, ground)
+        terms = _Fused.apply(plan, *inputs)
     else:
-        terms = _SlabBySlab.apply(plan, backend, voxels, *poses, ground)
+        terms = _SlabBySlab.apply(plan, backend, *inputs)
     return dict(zip(("loss", *TERMS), terms, strict=True))
 
 
@@ -166,17 +183,20 @@ def _fused_terms(
     wish = _wish(plan)
     sums = np.zeros(4)
     has_room = np.diff(job.placed.first) > 0 if ground is None else None
+    per_tile = job.tiling.n_voxels * plan.channels * wish.values.itemsize
     for pile in job.heaps(np.arange(job.tiling.n_tiles), has_room):
-        terms = np.zeros((len(pile.tiles), 4))
-        with pieces_one_by_one():
-            fused.compare_tiles(  # type: ignore[call-arg]
-                pile, job.placed, *flats, wish, terms, plan.cap == "smooth", any(needs), job.like
-            )
-        sums += terms.sum(axis=0)
+        for part in _parts(pile, max(1, READ_BYTES // per_tile)):
+            terms = np.zeros((len(part.tiles), 4))
+            with pieces_one_by_one():
+                fused.compare_tiles(  # type: ignore[call-arg]
+                    part, job.placed, *flats, wish, terms, plan.cap == "smooth", any(needs),
+                    job.like,
+                )  # fmt: skip
+            sums += terms.sum(axis=0)
+            _give_back(plan.target)
         if any(needs[:5]):
             there = np.flatnonzero(np.diff(job.placed.first)[pile.tiles])
             sink.add(pile._replace(tiles=pile.tiles[there], offsets=pile.offsets[there]))
-        _give_back(plan.target)
     known = sums[3] or 1.0
     gradients = [sink.voxels(), *sink.poses(plan.voxel_sizes, yaw, scale)]
     gradients.append(voxels.new_empty(0) if found is None else found)
@@ -185,6 +205,12 @@ def _fused_terms(
         for g, v, need in zip(gradients, inputs, needs, strict=True)
     ]
     return torch.from_numpy(sums[:3] / known), result
+
+
+def _parts(pile: Pile, n: int) -> Iterator[Pile]:
+    """The pile, n tiles at a time: where nothing is, it may be all of the canvas."""
+    for i in range(0, len(pile.tiles), n):
+        yield pile._replace(tiles=pile.tiles[i : i + n], offsets=pile.offsets[i : i + n])
 
 
 def _wish(plan: _Plan) -> Wish:
@@ -206,11 +232,17 @@ def _wish(plan: _Plan) -> Wish:
             weight = weight.astype(np.float32)
         one = flat(weight[None], weight.dtype)
         weights, strides = one.values, one.strides[1:]
+    for values in (rgba.values, weights):
+        values.flags.writeable = False  # else there is one more kernel for maps that are
     return Wish(rgba.values, rgba.strides, decoding, weights, strides, np.array(plan.shares))
 
 
 def as_array(values: Tensor | np.ndarray) -> np.ndarray:
-    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    if isinstance(values, Tensor):
+        return values.detach().cpu().numpy()
+    if any(s < 0 or s % values.itemsize for s in values.strides):
+        return np.ascontiguousarray(values)  # neither Flat nor torch has such strides
+    return np.asarray(values)
 
 
 def _give_back(target: Target) -> None:
@@ -251,6 +283,7 @@ class _SlabBySlab(torch.autograd.Function):
                 for i, g in zip(wanted, torch.autograd.grad(loss, given, allow_unused=True),
                                 strict=True):  # fmt: skip
                     found[i] += 0 if g is None else g
+            _give_back(plan.target)
         known = float(terms[3]) or 1.0
         ctx.save_for_backward(*(g / known for g in found))
         result = _with_loss(terms[:3] / known, plan.shares, voxels)
@@ -296,8 +329,12 @@ def _slab_terms(
 
 
 def volume_terms(rgba: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """Σ w (squared error), Σ w (cross entropy), Σ w α* (mean squared colour error), Σ w."""
-    alpha, wanted = rgba[-1], target[-1]
+    """Σ w (squared error), Σ w (cross entropy), Σ w α* (mean squared colour error), Σ w.
+
+    What the target holds where it counts for nothing may be anything, NaN too."""
+    wanted = torch.where(weight == 0, 0, target[-1])
+    target = torch.where((weight == 0) | (wanted == 0), 0, target)
+    alpha = rgba[-1]
     entropy = wanted * (alpha + SOFT).log() + (1 - wanted) * (1 - alpha + SOFT).log()
     entropy = np.log(1 + 2 * SOFT) - entropy
     off = (rgba[:-1] - target[:-1]) ** 2

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from protoscene.compose.inputs import check, hard_rows, resampled
+from protoscene.compose.inputs import check, check_choices, common_type, hard_rows, resampled
 from protoscene.compose.tiles import Tiling, rows_of
 from protoscene.errors import Refused
 from protoscene.files import write_file
@@ -74,17 +74,24 @@ class SparseVolume:
             nz, ny, nx = t["shape"].tolist()
             x, y, z = t["origin"].tolist()
             grid = Grid((x, y, z), float(t["voxel_size"]), (nz, ny, nx))
-            index, values = t["index"].long(), t["values"]
-        except (SafetensorError, KeyError, ValueError, OSError) as error:
+            index, values = t["index"], t["values"]
+        except (
+            SafetensorError, KeyError, ValueError, TypeError, RuntimeError, OSError
+        ) as error:  # fmt: skip
             problem = "is no sparse volume"
             raise Refused(path, "content", problem, error, "what save wrote") from error
         limits = torch.tensor(Tiling(grid.shape, (SIDE,) * 3).counts)
-        if index.shape != (len(values), 3) or values.shape[2:] != (SIDE,) * 3:
+        is_values = values.dim() == 5 and values.is_floating_point() and values.shape[1] > 0
+        if not is_values or values.shape[2:] != (SIDE,) * 3 or index.shape != (len(values), 3):
             got = f"{tuple(index.shape)} and {tuple(values.shape)}"
-            raise Refused(path, "values", "has another shape", got, "(n, 3) and (n, C, 16, 16, 16)")
-        if bool(((index < 0) | (index >= limits)).any()):
-            raise Refused(path, "index", "leaves the grid", index.max().item(), limits.tolist())
-        return cls(grid, index, values)
+            raise Refused(
+                path, "values", "not tiles of floats", got, "(n, 3) and (n, C, 16, 16, 16)"
+            )
+        if index.is_floating_point() or bool(((index < 0) | (index >= limits)).any()):
+            raise Refused(path, "index", "is no tile of the grid", None, f"below {limits.tolist()}")
+        if len(index.unique(dim=0)) < len(index):
+            raise Refused(path, "index", "has a tile twice")
+        return cls(grid, index.long(), values)
 
 
 def compose_sparse(
@@ -104,6 +111,7 @@ def compose_sparse(
     from protoscene.compose import compose
 
     check(prototypes, placements, grid, background)
+    check_choices(cap, backend)  # where nothing is, nobody else would
     ground = resampled(background, grid) if isinstance(background, Volume) else background
     touched = _touched(prototypes, placements, grid)
     if ground is not None:
@@ -124,8 +132,8 @@ def compose_sparse(
                 whole[:, : tile.shape[1], : tile.shape[2], : tile.shape[3]] = tile
                 index.append((int(layer), ty, tx))
                 values.append(whole)
-    like = prototypes.voxels
-    empty = like.new_empty((0, prototypes.channels, SIDE, SIDE, SIDE))
+    like, _, dtype = common_type(prototypes.voxels, ground)
+    empty = like.new_empty((0, prototypes.channels, SIDE, SIDE, SIDE), dtype=dtype)
     return SparseVolume(
         grid,
         torch.tensor(index, dtype=torch.long, device=like.device).reshape(-1, 3),
