@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from protoscene.compose import gather, scatter
+from protoscene.compose.buffers import zeros_or_used
 from protoscene.compose.gather import Pile, Placed
 from protoscene.compose.scatter import Wanted
 from protoscene.compose.tiles import Rows, Tiling, rows_of, slabs_of
@@ -67,8 +68,8 @@ class Job:
         return self.placed.voxels.dtype
 
     def heaps(self, tiles: np.ndarray, has_room: np.ndarray | None = None) -> Iterator[Pile]:
-        """Compact piles of at most BATCH_BYTES for runs of ``tiles``; those without room (a truth
-        value for each) stand for nothing in the pile."""
+        """Compact piles of at most BATCH_BYTES for runs of ``tiles``, each in the memory of the one
+        before; those without room (a truth value for each) stand for nothing in the pile."""
         z, y, x = self.tiling.tile
         per_x = z * self.channels + 16  # else columns of a power of two share their cache lines
         size = y * x * per_x
@@ -76,9 +77,9 @@ class Job:
         if has_room is None:
             has_room = np.ones(len(tiles), bool)
         before = np.cumsum(has_room) - has_room  # rooms needed by the tiles before
+        sums = np.empty(min(n, int(has_room.sum())) * size, self.dtype)  # the next one's too
         for batch in range(int(before.max(initial=0)) // n + 1):
             chosen = np.flatnonzero(before // n == batch)
-            sums = np.empty(int(has_room[chosen].sum()) * size, self.dtype)
             offsets = (before[chosen] - batch * n) * size
             yield self._pile(sums, offsets, (x * per_x, per_x), tiles[chosen])
 
@@ -115,13 +116,13 @@ def forward(
     smooth = cap == "smooth"
     if not contiguous:
         # Fresh memory is zero, and what nothing touches costs nothing.
-        canvas = np.zeros((ny, nx, nz, channels), job.dtype)
+        canvas, is_clear = zeros_or_used((ny, nx, nz, channels), job.dtype)
         with pieces_one_by_one():
             gather.compose_tiles(
-                job.whole(canvas), job.placed, ground, total, True, True, smooth, job.like
+                job.whole(canvas), job.placed, ground, total, is_clear, True, smooth, job.like
             )
     else:
-        canvas = np.empty((channels, nz, ny, nx), job.dtype)
+        canvas, _ = zeros_or_used((channels, nz, ny, nx), job.dtype)
         for pile in job.heaps(np.arange(job.tiling.n_tiles)):
             with pieces_one_by_one():
                 gather.compose_tiles(pile, job.placed, ground, total, False, True, smooth, job.like)
@@ -157,6 +158,13 @@ def backward(
     return sink.voxels(), *poses, voxels.new_empty(0) if found is None else found
 
 
+def _cleared(n: int, dtype: np.dtype) -> np.ndarray:
+    array, is_clear = zeros_or_used((n,), dtype)
+    if not is_clear:
+        torch.from_numpy(array).zero_()  # in parallel
+    return array
+
+
 class Scatter:
     """Sums gradients of (Σ aᵢcᵢ, A), given pile by pile, onto voxels and poses."""
 
@@ -164,7 +172,7 @@ class Scatter:
         self.job = job
         self.slabs = slabs_of(job.rows, job.table)
         self.wanted = Wanted(
-            np.zeros(len(job.placed.voxels) if wants_voxels else 0, job.dtype),
+            _cleared(len(job.placed.voxels) if wants_voxels else 0, job.dtype),
             np.zeros((len(job.rows.which), self.slabs.most, 9)),
             wants_pose,
         )
