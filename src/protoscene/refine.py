@@ -201,7 +201,7 @@ class Refinement:
                 poses[:, 3] = wrap_angle(poses[:, 3])
                 own = prototypes.rgba(k).detach().clone(memory_format=torch.contiguous_format)
                 things.append(replace(thing, poses=poses, rgba=own))
-        changed = Background(Volume(rgba, self.grid), self.background.outside)
+        changed = replace(self.background, volume=Volume(rgba, self.grid))
         return Refined(things, changed, self.presence, self.log)
 
     def _finished(self) -> bool:
