@@ -14,7 +14,11 @@ import protoscene
 
 SOURCE = Path(protoscene.__file__).parent.parent
 EXAMPLES = sorted((SOURCE.parent / "examples").glob("[0-9][0-9]_*.py"))
-WRITTEN = {"01_discover.py": ["above.png", "scene"], "02_compose_by_hand.py": []}
+WRITTEN = {
+    "01_discover.py": ["above.png", "scene"],
+    "02_compose_by_hand.py": [],
+    "03_fit_a_prototype.py": [],
+}
 
 
 def test_every_example_is_expected() -> None:
