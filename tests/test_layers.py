@@ -26,9 +26,11 @@ def block(colour: tuple[float, float, float], n: int = 8) -> torch.Tensor:
     return rgba
 
 
-def thing(k: int, centre: tuple[float, float, float], yaw: float, scale: float = 1.0) -> SceneObject:
-    track = Track(np.zeros(1), np.array([centre]), np.array([yaw]), np.array([scale]),
-                  np.ones(1, bool))  # fmt: skip
+def thing(
+    k: int, centre: tuple[float, float, float], yaw: float, scale: float = 1.0
+) -> SceneObject:
+    there = np.ones(1, bool)
+    track = Track(np.zeros(1), np.array([centre]), np.array([yaw]), np.array([scale]), there)
     return SceneObject(k, k, 1.0, True, (0.4, 0.4, 0.4), track)
 
 
