@@ -201,7 +201,7 @@ def _fused_terms(
     gradients = [sink.voxels(), *sink.poses(plan.voxel_sizes, yaw, scale)]
     gradients.append(voxels.new_empty(0) if found is None else found)
     result = [
-        (g / known).to(v.dtype) if need and v is not None else voxels.new_empty(0)
+        g.div_(known).to(v.dtype) if need and v is not None else voxels.new_empty(0)
         for g, v, need in zip(gradients, inputs, needs, strict=True)
     ]
     return torch.from_numpy(sums[:3] / known), result
