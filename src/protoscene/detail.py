@@ -93,7 +93,7 @@ def _rgba(model: Model, coarse: Volume) -> Float[np.ndarray, "4 z y x"]:
     grid = model.grid
     occupancy = np.clip(0.5 - model.distance / grid.voxel_size, 0, 1)
     unseen = model.votes == 0
-    place = coarse.grid.voxel_from_world(grid.centres()[unseen])[:, ::-1] - 0.5
+    place = coarse.grid.index_from_world(grid.centres()[unseen])[:, ::-1]
     occupancy[unseen] = ndimage.map_coordinates(
         coarse.occupancy.numpy(), place.T, order=1, mode="nearest"
     )

@@ -9,6 +9,7 @@ import numpy as np
 
 from protoscene.backdrop import backdrop
 from protoscene.background import BINS, Static, estimate_background, subtract
+from protoscene.detail import MOST_VOXELS, PICTURES
 from protoscene.errors import Refused
 from protoscene.follow import follow, merge_fragments
 from protoscene.geometry import Grid, wrap_angle
@@ -89,6 +90,7 @@ def memory_plan(recording: Recording, grid: Grid) -> dict[str, int]:
         "evidence": len(recording) * (grid.n_voxels // 4 + 3 * pixels * views // 4),
         "pictures": CACHE_BYTES + 48 * 4 * pixels + 40 * pixels * views,
         "blobs": len(recording) * views * pixels * 4,
+        "detail": MOST_VOXELS * 16 + PICTURES * pixels * 12,
         "things": len(recording) * views * pixels * 12,
         "program": 2**29,
     }

@@ -11,13 +11,12 @@ import numpy as np
 from numba import njit
 
 from protoscene.compose import lanes
+from protoscene.compose.lanes import NEXT_TO_NOTHING
 
 FAST = {"contract", "reassoc", "nsz", "arcp"}
 """NaN and infinity keep their meaning."""
 compiled = njit(inline="always")
 """Into the passes themselves: a function of its own is optimised once more for each caller."""
-
-NEXT_TO_NOTHING = lanes.NEXT_TO_NOTHING
 
 
 @compiled

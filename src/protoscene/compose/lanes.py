@@ -17,6 +17,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 FLAGS = ("contract", "reassoc", "nsz", "arcp")
+FULL = 1 + 1e-6
+"""The hard cap has slope 1 up to here: solid voxels, A = 1 up to rounding, can become thinner."""
 NEXT_TO_NOTHING = 1e-30
 """Occupancy up to this is none: dividing by it would overflow."""
 FOUR = 4

@@ -19,11 +19,8 @@ from protoscene.compose.gather import (
     runs_of,
     snapped,
 )
-from protoscene.compose.lanes import NEXT_TO_NOTHING
+from protoscene.compose.lanes import FULL, NEXT_TO_NOTHING
 from protoscene.compose.tiles import SLAB
-
-FULL = 1 + 1e-6
-"""The hard cap has slope 1 up to here: solid voxels, A = 1 up to rounding, can become thinner."""
 
 
 class Wanted(NamedTuple):

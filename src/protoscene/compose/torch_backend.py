@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from protoscene.compose.lanes import FULL, NEXT_TO_NOTHING
 from protoscene.compose.torch_columns import (
     MOST_NUMBERS,
     Between,
@@ -21,11 +22,6 @@ from protoscene.compose.torch_columns import (
     Poses,
     Prototype,
 )
-
-FULL = 1 + 1e-6
-"""The hard cap has slope 1 up to here: solid voxels, A = 1 up to rounding, can become thinner."""
-NEXT_TO_NOTHING = 1e-30
-"""Occupancy up to this is none: dividing by it would overflow."""
 
 
 @torch.no_grad()
