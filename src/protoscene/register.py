@@ -279,10 +279,19 @@ def descend(
     huber: float = 0.02, turn: bool = True,
 ) -> Float[np.ndarray, "4"]:  # fmt: skip
     """``steps`` Gauss–Newton steps of instant i's pose on the model's signed distance."""
+    return onto(model, crops.own_points(i), pose, steps, huber, turn)
+
+
+def onto(
+    model: Model, points: Float[np.ndarray, "n 3"], pose: Float[np.ndarray, "4"], steps: int,
+    huber: float = 0.02, turn: bool = True,
+) -> Float[np.ndarray, "4"]:  # fmt: skip
+    """The pose x y z yaw of ``model`` that brings its zero level to ``points`` (the frame in which
+    the pose stands), by ``steps`` Gauss–Newton steps from ``pose``."""
     free = np.array([True, True, True, turn])
     return _gauss_newton(
-        model.distance, model.votes, model.grid.origin, model.grid.voxel_size,
-        crops.own_points(i), pose, steps, huber, 2 * model.truncation, free,
+        model.distance, model.votes, model.grid.origin, model.grid.voxel_size, points, pose, steps,
+        huber, 2 * model.truncation, free,
     )  # fmt: skip
 
 

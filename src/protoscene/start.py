@@ -32,7 +32,8 @@ MIN_SURFACE = 30
 @dataclass(frozen=True, eq=False)
 class Thing:
     """A found object: its box ``dims`` (length, width, height at scale 1, m), its prototype, and
-    per own instant k (``instants[k]`` of the recording) its pose x y z yaw and misfit."""
+    per own instant k (``instants[k]`` of the recording) its pose x y z yaw and misfit. ``crops``:
+    the pictures around it at its own instants, where it was made from pictures."""
 
     instants: list[int]
     dims: Float[np.ndarray, "3"]
@@ -41,6 +42,7 @@ class Thing:
     rgba: Tensor
     voxel_size: float
     score: float
+    crops: Crops | None = None
 
 
 def start(
@@ -85,13 +87,13 @@ def _finish(registered: Registered, recording: Recording) -> Thing | None:
     surface = model.surface()
     n = len(instants)
     misfits = np.array([total_misfit(misfit(model, surface, crops, k, poses[k])) for k in range(n)])
-    good = _fitting(misfits)
+    good = fitting(misfits)
     shape = finish(crops, model, poses, instants, good, finest=0.5 * crops.pixel_size)
     if shape is None:
         return None
     return Thing(
         instants, shape.dims, shape.poses, misfits, shape.rgba, shape.voxel_size,
-        _score(shape.dims, shape.poses, misfits, crops, len(recording)),
+        _score(shape.dims, shape.poses, misfits, crops, len(recording)), crops,
     )  # fmt: skip
 
 
@@ -151,11 +153,11 @@ def register(
         for k in range(len(instants)):
             poses[k] = descend(model, crops, k, poses[k], 4)
         costs = _sweep(model, crops, times, poses)
-        model = Fusion(crops, grid, truncation).add(poses, _fitting(costs)).model()
+        model = Fusion(crops, grid, truncation).add(poses, fitting(costs)).model()
     return poses, model
 
 
-def _fitting(misfits: Float[np.ndarray, " i"]) -> Bool[np.ndarray, " i"]:
+def fitting(misfits: Float[np.ndarray, " i"]) -> Bool[np.ndarray, " i"]:
     """The instants that may be fused: good (``GOOD_MISFIT``), or not much worse than most."""
     return misfits <= max(GOOD_MISFIT, float(np.median(misfits)) + WORSE_MISFIT)
 
