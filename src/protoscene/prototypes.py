@@ -62,7 +62,7 @@ class VoxelPrototypes(nn.Module):
     ) -> VoxelPrototypes:
         """From (C, z, y, x) volumes, with one voxel size for all or one each (metres)."""
         volumes = [torch.as_tensor(v) for v in rgba]
-        return cls(volumes, _one_each(voxel_size, len(volumes)), trainable)
+        return cls(volumes, one_each(voxel_size, len(volumes)), trainable)
 
     @classmethod
     def from_voxels(
@@ -82,7 +82,7 @@ class VoxelPrototypes(nn.Module):
         _check_packed(voxels, table, channels)
         prototypes = cls.__new__(cls)
         nn.Module.__init__(prototypes)
-        prototypes._hold(voxels, table, _one_each(voxel_size, len(table)), channels, trainable)
+        prototypes._hold(voxels, table, one_each(voxel_size, len(table)), channels, trainable)
         return prototypes
 
     def _hold(
@@ -109,6 +109,10 @@ class VoxelPrototypes(nn.Module):
 
     def __len__(self) -> int:
         return len(self.table)
+
+    def forward(self) -> VoxelPrototypes:
+        """Itself: every dictionary is called for the voxels to compose."""
+        return self
 
     def native(self, k: int) -> Float[Tensor, "y x z C"]:
         """Prototype k's block with its shell of zeros, (ny+2, nx+2, nz+2, C): a view."""
@@ -142,7 +146,8 @@ def _packed(rgba: Sequence[Tensor], table: Tensor, channels: int) -> Tensor:
     return pack([v.to(rgba[0].device, dtype) for v in rgba], table.tolist(), channels)
 
 
-def _one_each(voxel_size: float | Sequence[float], n: int) -> Sequence[float]:
+def one_each(voxel_size: float | Sequence[float], n: int) -> Sequence[float]:
+    """One voxel size for each of ``n`` prototypes, where one was given for all."""
     return [voxel_size] * n if isinstance(voxel_size, int | float) else voxel_size
 
 
