@@ -14,12 +14,14 @@ from protoscene.crops import BACKGROUND, Crops
 from protoscene.geometry import Grid, centred_grid, rotation_from_yaw, wrap_angle
 from protoscene.paint import paint
 from protoscene.register import Fusion, Model
-from protoscene.symmetry import mirror_planes, round_parts, unseen_half
+from protoscene.symmetry import NEAR, mirror_planes, round_parts, unseen_half
 
 EDGE = 0.0005
 """Share of the surface left outside of the box at each side: noise."""
 MIN_POINTS = 30
 """Less surface than this is no thing."""
+OFTEN = 0.15
+"""Surface counts from this share of the median number of votes on: a far side shows a few times."""
 PIECE = 0.05
 """A piece apart from the rest counts if its surface is at least this share of the largest's."""
 REST_GAP_M, REST_GAP = 0.08, 1.0
@@ -27,8 +29,9 @@ REST_GAP_M, REST_GAP = 0.08, 1.0
 it: the lowest centimetres look like ground, and thin legs are lost."""
 MOSTLY_FREE = 0.6
 """A section of which this share is seen free is outside of the thing."""
-MIRROR_FREE = 0.1
-"""Share of a mirrored surface that may lie in free space: noise."""
+MIRROR_FREE = 0.05
+"""Share of a mirrored surface that may lie in free space (before any surface by more than
+``NEAR`` voxels): noise."""
 PROTOTYPE_VOXELS, MOST_VOXELS = 96, 160
 """Voxels along a prototype's longest side, unless pixels are coarser; and at most."""
 PROTOTYPE_VOXEL_M = 0.0125
@@ -95,7 +98,7 @@ def surface_points(model: Model) -> Float[np.ndarray, "n 3"]:
     voxel = model.grid.voxel_size
     gradient = np.stack(np.gradient(model.distance, voxel), axis=-1)[..., ::-1]
     steep = np.linalg.norm(gradient, axis=-1)
-    enough = model.votes >= 0.2 * np.median(model.votes[model.votes > 0])
+    enough = model.votes >= OFTEN * np.median(model.votes[model.votes > 0])
     near = (np.abs(model.distance) < voxel) & enough & (steep > 0.3) & (model.coloured > 0)
     labels = ndimage.label(near, np.ones((3, 3, 3)))[0]
     sizes = np.bincount(labels.ravel(), minlength=1)
@@ -205,18 +208,23 @@ def _unseen(
             for step in np.concatenate([[0.0], steps]):
                 mirrored = own_points.copy()
                 mirrored[:, axis] = sign * step - mirrored[:, axis]
-                if _is_free(model, mirrored @ turn.T + centre).mean() <= MIRROR_FREE:
+                inside = _is_free(model, mirrored @ turn.T + centre, NEAR)
+                if inside.mean() <= MIRROR_FREE:
                     grown[side, axis] = step
                     break
     return grown
 
 
-def _is_free(model: Model, points: Float[np.ndarray, "*n 3"]) -> Bool[np.ndarray, "*n"]:
-    """Whether own-frame points lie in voxels seen free; outside of the grid everything is."""
+def _is_free(
+    model: Model, points: Float[np.ndarray, "*n 3"], margin: float = 0.0
+) -> Bool[np.ndarray, "*n"]:
+    """Whether own-frame points lie in voxels seen free, more than ``margin`` voxels before any
+    surface; outside of the grid everything is."""
     index = np.floor(model.grid.voxel_from_world(points)).astype(int)[..., ::-1]
     inside = ((index >= 0) & (index < model.grid.shape)).all(axis=-1)
     index = tuple(np.moveaxis(index.clip(0, np.array(model.grid.shape) - 1), -1, 0))
-    return ~inside | ((model.votes[index] > 0) & (model.distance[index] > 0))
+    before = model.distance[index] > margin * model.grid.voxel_size
+    return ~inside | ((model.votes[index] > 0) & before)
 
 
 def own_heading(poses: Float[np.ndarray, "i 4"]) -> float | None:
