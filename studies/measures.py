@@ -110,11 +110,16 @@ def _pictures(scene: Scene, truth: Truth) -> dict[str, dict[str, float]]:
     assert truth.heldout is not None
     heldout = load(truth.heldout)
     moving = {thing.id for thing in truth.objects if thing.moving}
+    alone = layered_view(replace(scene, objects=()))
     found = {}
-    for name, shown in (("pictures", scene), ("background", replace(scene, objects=()))):
-        score = score_pictures(layered_view(shown), heldout, moving)
+    for name, view, without in (
+        ("pictures", layered_view(scene), alone),
+        ("background", alone, None),
+    ):
+        score = score_pictures(view, heldout, moving, without=without)
         found[name] = {
             "movers": score.psnr_movers_db,
+            "drawn": score.psnr_drawn_db,
             "objects": score.psnr_objects_db,
             "whole": score.psnr_db,
         }

@@ -16,8 +16,7 @@ from protoscene.scene import Scene, SceneObject, Track
 from protoscene.score_pictures import scene_view, score_pictures
 from protoscene.volume import Background, Volume
 
-COLOUR = np.random.default_rng(0).integers(40, 200, (6, 8, 3)).astype(np.uint8).repeat(2, 0)
-COLOUR = COLOUR.repeat(2, 1)  # constant over 2 × 2 pixels, so that halving loses nothing
+COLOUR = np.random.default_rng(0).integers(40, 200, (12, 16, 3)).astype(np.uint8)
 DEPTH = np.full((12, 16), 2.0)
 DEPTH[:4] = 0.0  # no return
 
@@ -34,19 +33,19 @@ def recording(folder: Path, n: int = 5) -> Recording:
 def write_instances(folder: Path, n: int, shape: tuple[int, int] = (12, 16)) -> None:
     (folder / "instances").mkdir()
     ids = np.zeros(shape, np.uint16)
-    ids[5:9, 5:9] = 300  # the middles of blocks 2 and 3 of either side
+    ids[5:9, 5:9] = 300
     for i in range(n):
         Image.fromarray(ids).save(folder / "instances" / f"{i}.png")
 
 
-def small() -> tuple[np.ndarray, np.ndarray]:
-    return COLOUR[::2, ::2].copy(), DEPTH[::2, ::2].copy()
+def exact() -> tuple[np.ndarray, np.ndarray]:
+    return COLOUR.copy(), DEPTH.copy()
 
 
 def test_the_recorded_picture_itself_is_perfect(tmp_path):
     write_instances(tmp_path, 5)
-    result = score_pictures(lambda time, camera: small(), recording(tmp_path))
-    assert (result.pictures, result.resolution) == (5, 0.5)
+    result = score_pictures(lambda time, camera: exact(), recording(tmp_path))
+    assert result.pictures == 5 and math.isnan(result.psnr_drawn_db)
     assert (result.psnr_db, result.psnr_objects_db) == (99, 99)
     assert (result.depth_median_m, result.depth_within_5cm) == (0, 1)
 
@@ -55,27 +54,27 @@ def test_known_faults_by_hand(tmp_path):
     write_instances(tmp_path, 5)
 
     def render_view(time, camera):
-        assert (camera.width, camera.height, camera.fx, camera.cx) == (8, 6, 5.0, 4.0)
-        colour, depth = small()
-        colour[2:4, 2:4] += 10  # the object's four pixels, of 48
-        depth[2:, :2] += 0.2  # 8 of the 32 with a return
-        depth[2:, 2:] += 0.01
-        depth[5, 7] = 0.0
+        assert (camera.width, camera.height, camera.fx, camera.cx) == (16, 12, 10.0, 8.0)
+        colour, depth = exact()
+        colour[5:9, 5:9] += 10  # the object's 16 pixels, of 192
+        depth[4:, :4] += 0.2  # 32 of the 128 with a return
+        depth[4:, 4:] += 0.01
+        depth[11, 14:] = 0.0
         return colour, depth
 
     result = score_pictures(render_view, recording(tmp_path))
     assert result.psnr_objects_db == pytest.approx(20 * math.log10(25.5))
     assert result.psnr_db == pytest.approx(20 * math.log10(25.5) + 10 * math.log10(12))
     assert result.depth_median_m == pytest.approx(0.01)
-    assert result.depth_within_5cm == pytest.approx(23 / 32)
+    assert result.depth_within_5cm == pytest.approx(94 / 128)
 
 
 def test_movers_are_told_from_what_is_parked(tmp_path):
     write_instances(tmp_path, 5)  # object 299 only
 
     def render_view(time, camera):
-        colour, depth = small()
-        colour[2:4, 2:4] += 10
+        colour, depth = exact()
+        colour[5:9, 5:9] += 10
         return colour, depth
 
     for moving, expected in (({299}, 20 * math.log10(25.5)), ({300, 1}, math.nan)):
@@ -89,7 +88,7 @@ def test_few_pictures_are_chosen_evenly_and_masks_may_be_missing(tmp_path):
 
     def render_view(time, camera):
         times.append(round(time, 3))
-        return small()
+        return exact()
 
     result = score_pictures(render_view, recording(tmp_path, 9), at_most=3)
     assert times == [0.0, 0.4, 0.8] and result.pictures == 3
@@ -99,17 +98,36 @@ def test_few_pictures_are_chosen_evenly_and_masks_may_be_missing(tmp_path):
 def test_a_mask_of_another_size_is_refused(tmp_path):
     write_instances(tmp_path, 5, shape=(6, 8))
     with pytest.raises(Refused, match="size"):
-        score_pictures(lambda time, camera: small(), recording(tmp_path))
+        score_pictures(lambda time, camera: exact(), recording(tmp_path))
 
 
-def test_a_depth_edge_is_not_averaged(tmp_path):
-    depth = np.full((12, 16), 1.0)
-    depth[:, 7:] = 3.0
-    frames = recording(tmp_path, 1).frames
-    one = Recording(tmp_path, frames, lambda f: View(f.camera, "a", f.time, COLOUR, depth))
-    seen = np.where(np.arange(8) < 4, 1.0, 3.0) * np.ones((6, 1))
-    result = score_pictures(lambda time, camera: (COLOUR[::2, ::2], seen), one)
-    assert result.depth_within_5cm == 1
+def test_a_mover_drawn_too_fat_counts_where_it_is_drawn(tmp_path):
+    write_instances(tmp_path, 5)  # 16 pixels
+
+    def fat(time, camera):
+        colour, depth = exact()
+        colour[5:9, 5:13] += 10  # and as many beside them
+        depth[5:9, 5:13] = 1.5
+        return colour, depth
+
+    result = score_pictures(
+        fat, recording(tmp_path), {299}, without=lambda time, camera: (COLOUR, DEPTH)
+    )
+    assert result.psnr_movers_db == pytest.approx(20 * math.log10(25.5))
+    assert result.psnr_drawn_db == pytest.approx(20 * math.log10(25.5))
+
+    def right(time, camera):
+        return COLOUR, fat(time, camera)[1]  # as if what stays were of the mover's colour
+
+    assert score_pictures(right, recording(tmp_path), {299}).psnr_movers_db == 99
+    colour, depth = fat(0, None)
+    colour[5:9, 5:9] = COLOUR[5:9, 5:9]
+    half = score_pictures(
+        lambda time, camera: (colour, depth), recording(tmp_path), {299},
+        without=lambda time, camera: (COLOUR, DEPTH),
+    )  # fmt: skip
+    assert half.psnr_movers_db == 99
+    assert half.psnr_drawn_db == pytest.approx(20 * math.log10(25.5) + 10 * math.log10(2))
 
 
 def test_a_scene_is_drawn_as_it_is_composed():
@@ -140,5 +158,5 @@ def test_a_scene_is_drawn_as_it_is_composed():
     itself = Recording(
         Path(), frames, lambda f: View(f.camera, "a", f.time, *scene_view(scene)(f.time, camera))
     )
-    result = score_pictures(view, itself, shrink=1)
+    result = score_pictures(view, itself)
     assert result.psnr_db == 99 and result.depth_within_5cm == 1

@@ -7,7 +7,7 @@ from protoscene.score_pictures import PictureScore
 from protoscene.score_table import headlines, readable
 from scored_scenes import truth, with_track
 
-PICTURES = PictureScore(12, 0.5, 21.26, float("nan"), float("nan"), 0.00844, 0.897)
+PICTURES = PictureScore(12, 21.26, *[float("nan")] * 3, 0.00844, 0.897)
 
 
 def test_every_measure_has_a_row_in_words() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import pairwise
 from typing import SupportsFloat
 
@@ -123,7 +123,8 @@ def score(
     shown = None
     if pictures and truth.heldout is not None:
         moving = {thing.id for thing in truth.objects if thing.moving}
-        shown = score_pictures(scene_view(scene), load(truth.heldout), moving)
+        alone = scene_view(replace(scene, objects=()))
+        shown = score_pictures(scene_view(scene), load(truth.heldout), moving, without=alone)
     return score_objects(
         scene.objects, truth, scene.grid.voxel_size, operating_score, shown, scene.prototypes
     )

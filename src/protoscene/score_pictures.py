@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Integer, Shaped
+from jaxtyping import Integer
 from PIL import Image
 
 from protoscene.errors import Refused
 from protoscene.geometry import Camera
 from protoscene.layers import draw
-from protoscene.recording import Frame, Recording, View
+from protoscene.recording import Frame, Recording
 from protoscene.render import render
 from protoscene.scene import Scene
 
@@ -26,20 +26,22 @@ RenderView = Callable[[float, Camera], tuple[np.ndarray, np.ndarray]]
 
 @dataclass(frozen=True)
 class PictureScore:
-    """``pictures`` held-out pictures at ``resolution`` of their pixels a side.
+    """``pictures`` held-out pictures at the resolution at which they were recorded, drawn at their
+    pixels' centres.
 
     ``psnr_db``: 10·log10(255² / MSE) of each whole picture, averaged over pictures.
     ``psnr_objects_db``, ``psnr_movers_db``: of all object pixels, and of those of moving objects,
-    pooled; NaN where the recording has no instance pictures. ``depth_median_m``: |rendered −
-    recorded| where both have a depth; ``depth_within_5cm``: share of the recorded depths that are
-    met that closely.
+    pooled; NaN where the recording has no instance pictures. A thing drawn too fat costs nothing
+    there, so ``psnr_drawn_db`` is that of pixels which a mover has in truth or in the drawing; NaN
+    where no drawing without objects was given. ``depth_median_m``: |rendered − recorded| where
+    both have a depth; ``depth_within_5cm``: share of the recorded depths that are met that closely.
     """
 
     pictures: int
-    resolution: float
     psnr_db: float
     psnr_objects_db: float
     psnr_movers_db: float
+    psnr_drawn_db: float
     depth_median_m: float
     depth_within_5cm: float
 
@@ -72,43 +74,46 @@ def score_pictures(
     heldout: Recording,
     moving: Collection[int] = (),
     at_most: int = 12,
-    shrink: int = 2,
+    without: RenderView | None = None,
 ) -> PictureScore:
     """Compares ``render_view`` with up to ``at_most`` evenly chosen pictures of ``heldout``.
 
-    Pictures are compared at 1/``shrink`` of their resolution: colour averaged over blocks, depth
-    their lower median. Object pixels come from ``instances/NAME.png`` beside the folder of the
-    picture NAME (16-bit, object id + 1, 0 = background), where it exists; ``moving`` are the ids
-    of movers.
+    Drawn and recorded pictures have the same camera and pixels: neither is made smaller, as a mean
+    over pixels on one side only would be compared with points on the other. Object pixels come
+    from ``instances/NAME.png`` beside the folder of the picture NAME (16-bit, object id + 1, 0 =
+    background), where it exists; ``moving`` are the ids of movers. ``without`` draws the scene
+    without its objects: where its depth differs, one is drawn.
     """
     n = min(at_most, len(heldout.frames))
     chosen = np.unique(np.linspace(0, len(heldout.frames) - 1, n).round().astype(int))
-    psnr, depth_errors = [], [np.zeros(0)]
-    object_errors, mover_errors = [np.zeros(0)], [np.zeros(0)]
-    shown = [number + 1 for number in moving]
+    psnr, gaps = [], [np.zeros(0)]
+    errors = {of: [np.zeros(0)] for of in ("objects", "movers", "drawn")}
     for index in chosen:
-        frame = heldout.frames[index]
-        view = _shrunk(heldout.view(int(index)), shrink)
+        frame, view = heldout.frames[index], heldout.view(int(index))
         colour, depth = render_view(view.time, view.camera)
         squared = (colour.astype(np.float64) - view.colour.astype(np.float64)) ** 2
         psnr.append(_psnr(squared))
-        instances = _instances(frame, shrink)
-        if instances is not None:
-            object_errors.append(squared[instances > 0].ravel())
-            mover_errors.append(squared[np.isin(instances, shown)].ravel())
+        ids = _instances(frame)
+        if ids is not None:
+            mover = np.isin(ids, [number + 1 for number in moving])
+            errors["objects"].append(squared[ids > 0].ravel())
+            errors["movers"].append(squared[mover].ravel())
+            if without is not None:
+                drawn = depth != without(view.time, view.camera)[1]
+                errors["drawn"].append(squared[mover | drawn].ravel())
         known = view.depth > 0
-        gap = np.where(depth > 0, np.abs(depth - view.depth), np.inf)
-        depth_errors.append(gap[known])
-    gaps = np.concatenate(depth_errors)
-    drawn = gaps[np.isfinite(gaps)]
+        gaps.append(np.where(depth > 0, np.abs(depth - view.depth), np.inf)[known])
+    gap = np.concatenate(gaps)
+    met = gap[np.isfinite(gap)]
+    pooled = {of: _psnr(np.concatenate(parts)) for of, parts in errors.items()}
     return PictureScore(
         pictures=len(chosen),
-        resolution=1 / shrink,
         psnr_db=float(np.mean(psnr)) if psnr else math.nan,
-        psnr_objects_db=_psnr(np.concatenate(object_errors)),
-        psnr_movers_db=_psnr(np.concatenate(mover_errors)),
-        depth_median_m=float(np.median(drawn)) if len(drawn) else math.nan,
-        depth_within_5cm=float((gaps <= 0.05).mean()) if len(gaps) else math.nan,
+        psnr_objects_db=pooled["objects"],
+        psnr_movers_db=pooled["movers"],
+        psnr_drawn_db=pooled["drawn"],
+        depth_median_m=float(np.median(met)) if len(met) else math.nan,
+        depth_within_5cm=float((gap <= 0.05).mean()) if len(gap) else math.nan,
     )
 
 
@@ -120,41 +125,12 @@ def _psnr(squared: np.ndarray) -> float:
     return 99.0 if mean == 0 else min(99.0, 10 * math.log10(255**2 / mean))
 
 
-def _blocks(
-    picture: Shaped[np.ndarray, "h w *c"], shrink: int
-) -> Shaped[np.ndarray, "small_h small_w block *c"]:
-    h, w = (n // shrink for n in picture.shape[:2])
-    cut = picture[: h * shrink, : w * shrink]
-    cells = cut.reshape(h, shrink, w, shrink, *picture.shape[2:]).swapaxes(1, 2)
-    return cells.reshape(h, w, shrink * shrink, *picture.shape[2:])
-
-
-def _shrunk(view: View, shrink: int) -> View:
-    """The view with blocks of ``shrink``² pixels made one; what does not fill a block is cut."""
-    colour = _blocks(view.colour.astype(np.float64), shrink).mean(axis=2)
-    # The mean of two depths across an edge is the depth of nothing, so one of them is taken.
-    depth = _blocks(np.where(view.depth > 0, view.depth, np.inf).astype(np.float64), shrink)
-    depth = np.sort(depth, axis=2)[:, :, (shrink * shrink - 1) // 2]
-    height, width = depth.shape
-    camera = replace(view.camera.scaled(1 / shrink), width=width, height=height)
-    return View(
-        camera=camera,
-        camera_name=view.camera_name,
-        time=view.time,
-        colour=colour.round().astype(np.uint8),
-        depth=np.where(np.isfinite(depth), depth, 0.0),
-    )
-
-
-def _instances(frame: Frame, shrink: int) -> Integer[np.ndarray, "h w"] | None:
+def _instances(frame: Frame) -> Integer[np.ndarray, "h w"] | None:
     folder = frame.colour_file.parent
     file = folder.parent / "instances" / f"{frame.colour_file.stem}.png"
     if not file.is_file():
         return None
-    ids = _read_instances(file, (frame.camera.height, frame.camera.width))
-    # A block is an object's where its middle is: no average of ids means anything.
-    middle = shrink // 2
-    return _blocks(ids, shrink)[:, :, middle * shrink + middle]
+    return _read_instances(file, (frame.camera.height, frame.camera.width))
 
 
 def _read_instances(file: Path, shape: tuple[int, int]) -> np.ndarray:

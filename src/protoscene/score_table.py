@@ -32,6 +32,7 @@ MEASURES = {
     "p90": "9 of 10 below",
     "psnr": "PSNR",
     "psnr_movers": "PSNR on moving objects",
+    "psnr_drawn": "PSNR on moving objects, true or drawn",
     "psnr_objects": "PSNR on objects",
     "v_measure": "V-measure",
     "x_median": "median along x",
