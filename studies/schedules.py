@@ -21,6 +21,7 @@ import tyro
 from measures import ground_truth, measure
 from started import Started, started
 
+from protoscene.dictionary import alone
 from protoscene.discover import scene_of
 from protoscene.refine import (
     ALTERNATING,
@@ -126,7 +127,8 @@ def main(options: Options) -> None:
                 refined = refine(found.things, found.evidence, found.background,
                                  RefineSettings(phases=phases))  # fmt: skip
                 seconds = time.process_time() - begin
-                scene = scene_of(refined.things, refined.background, found.recording.times)
+                kinds = [alone(k, t) for k, t in enumerate(refined.things)]
+                scene = scene_of(kinds, [], refined.background, found.recording.times)
                 result = {**measure(scene, known), "losses": explained(refined, found),
                           "seconds": seconds}  # fmt: skip
                 rows.setdefault(name, []).append(result)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,6 +67,26 @@ class Crops:
     def of(self, i: int) -> Int[np.ndarray, " m"]:
         """Indices of instant i's crops."""
         return np.nonzero(self.window[:, 0] == i)[0]
+
+
+def joined(parts: Sequence[Crops]) -> Crops:
+    """The pictures of several things as if of one: their instants follow each other."""
+    windows, instants, pixels = [], 0, 0
+    starts, points = [np.zeros(1, dtype=int)], 0
+    for part in parts:
+        windows.append(part.window + np.array([instants, 0, 0, 0, 0, pixels]))
+        starts.append(part.start[1:] + points)
+        instants, pixels = instants + part.n_instants, pixels + len(part.depth)
+        points += len(part.points)
+    names = ("pose", "pinhole", "depth", "label", "colour")
+    pose, pinhole, depth, label, colour = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in names
+    )
+    return Crops(
+        np.concatenate(windows), pose, pinhole, depth, label, colour, np.concatenate(starts),
+        np.concatenate([p.points for p in parts]), np.concatenate([p.point_colour for p in parts]),
+        parts[0].noise,
+    )  # fmt: skip
 
 
 def cut(

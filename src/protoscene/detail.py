@@ -44,7 +44,7 @@ def fine_volumes(
             break
     else:
         return ()
-    pictures = _static_pictures(recording, static) if fine else None
+    pictures = static_pictures(recording, static) if fine else None
     volumes = []
     for grid in fine:
         assert pictures is not None
@@ -68,7 +68,7 @@ def _parts(grid: Grid, standing: np.ndarray) -> list[Grid]:
     return parts
 
 
-def _static_pictures(recording: Recording, static: Static) -> Crops:
+def static_pictures(recording: Recording, static: Static) -> Crops:
     """Whole pictures whose own pixels are those of what stays, as fusion reads them."""
     chosen = np.unique(np.linspace(0, len(recording.frames) - 1, PICTURES).round().astype(int))
     views = [recording.view(int(i)) for i in chosen]

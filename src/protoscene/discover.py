@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from protoscene.backdrop import backdrop
 from protoscene.background import BINS, Static, estimate_background, subtract
 from protoscene.detail import MOST_VOXELS, PICTURES
+from protoscene.dictionary import Found, Kind, find_again, share, vacated
 from protoscene.errors import Refused
 from protoscene.follow import follow, merge_fragments
 from protoscene.geometry import Grid, wrap_angle
@@ -56,26 +57,36 @@ def discover(
     found = [t for t in things if t.score >= KEEP_SCORE]
     background = backdrop(recording, evidence, static)
     refined = refine(found, evidence, background, replace(SETTINGS, seed=seed), progress)
+    kinds = share(refined.things, progress)
+    again = find_again(recording, evidence, static, kinds, progress)
     return scene_of(
-        refined.things, refined.background, recording.times,
+        kinds, again, vacated(refined.background, kinds, again), recording.times,
         {"command": "discover", "seed": seed, "recording_sha256": recording.sha256},
     )  # fmt: skip
 
 
 def scene_of(
-    things: list[Thing],
+    kinds: Sequence[Kind],
+    again: Sequence[Found],
     background: Background,
     times: tuple[float, ...],
     made_by: Mapping[str, str | int] | None = None,
 ) -> Scene:
-    """Things and what stays as a scene: each thing has a prototype of its own."""
+    """The kinds as prototypes, their things and what was found again as objects, and what stays."""
+    of_things = [
+        (m, n, t) for n, k in enumerate(kinds) for m, t in zip(k.members, k.things, strict=True)
+    ]
+    objects = [_object(m, n, t, times) for m, n, t in sorted(of_things, key=lambda row: row[0])]
+    objects += [
+        _standing(len(objects) + k, one, kinds[one.kind], times) for k, one in enumerate(again)
+    ]
     return Scene(
         times=times,
         background=background,
-        prototypes=VoxelPrototypes([t.rgba for t in things], [t.voxel_size for t in things]),
-        objects=tuple(_object(k, t, times) for k, t in enumerate(things)),
-        sizes_m=tuple(_triple(t.dims) for t in things),
-        symmetries=[None] * len(things),
+        prototypes=VoxelPrototypes([k.rgba for k in kinds], [k.voxel_size for k in kinds]),
+        objects=tuple(objects),
+        sizes_m=tuple(_triple(k.dims) for k in kinds),
+        symmetries=[None] * len(kinds),
         made_by=made_by or {},
     )
 
@@ -107,7 +118,7 @@ def _propose_all(recording: Recording, static: Static, progress: Progress) -> li
     return blobs
 
 
-def _object(k: int, thing: Thing, times: tuple[float, ...]) -> SceneObject:
+def _object(k: int, prototype: int, thing: Thing, times: tuple[float, ...]) -> SceneObject:
     """A thing as scene.json lists it: where it was not seen in between, it is interpolated."""
     own = np.array([times[i] for i in thing.instants])
     between = range(thing.instants[0], thing.instants[-1] + 1)
@@ -121,7 +132,17 @@ def _object(k: int, thing: Thing, times: tuple[float, ...]) -> SceneObject:
         scale=np.ones(len(time)),
         visible=np.isin(list(between), thing.instants),
     )
-    return SceneObject(k, k, round(thing.score, 4), True, _triple(thing.dims), track)
+    return SceneObject(k, prototype, round(thing.score, 4), True, _triple(thing.dims), track)
+
+
+def _standing(k: int, one: Found, kind: Kind, times: tuple[float, ...]) -> SceneObject:
+    """What was found again: at one place at all instants."""
+    n = len(times)
+    track = Track(
+        time=np.array(times), centre=np.tile(one.pose[:3], (n, 1)), yaw=np.full(n, one.pose[3]),
+        scale=np.ones(n), visible=one.visible,
+    )  # fmt: skip
+    return SceneObject(k, one.kind, round(one.score, 4), False, _triple(kind.dims), track)
 
 
 def _triple(values: np.ndarray) -> tuple[float, float, float]:

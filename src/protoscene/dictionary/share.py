@@ -1,0 +1,221 @@
+"""Things that are alike → kinds: one prototype each, in a frame that all its members share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float
+from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.fft import next_fast_len
+from scipy.spatial.distance import squareform
+from torch import Tensor
+
+from protoscene.crops import joined
+from protoscene.dictionary.correlate import YAWS, Correlator, imprint
+from protoscene.dictionary.portrait import Agreement, Portrait, agreement, inverse, placed, portrait
+from protoscene.geometry import Grid
+from protoscene.observe import Progress
+from protoscene.register import onto
+from protoscene.shape import finish
+from protoscene.start import Thing, fitting
+
+ALIKE = 0.42
+"""Things of a kind are at least so similar, on average over pairs of those joined."""
+ENOUGH, COLOUR = 0.35, 0.25
+"""Share of the smaller surface that must be common, and the spread of colour distances."""
+LATTICE = 14
+"""Cells of the lattice along the smallest thing's longest side."""
+MOST_CELLS = 96
+CANDIDATES = 6
+"""Turns of a pair that are refined."""
+ROUNDS = 2
+"""Times that a kind is fused anew and its members descend on it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Kind:
+    """A dictionary entry: box and prototype, and the things that are of it, their poses given in
+    its frame; ``members`` are their numbers among all. ``portrait`` is what find_again looks for;
+    None where there were no pictures."""
+
+    dims: Float[np.ndarray, "3"]
+    rgba: Tensor
+    voxel_size: float
+    members: tuple[int, ...]
+    things: tuple[Thing, ...]
+    portrait: Portrait | None = None
+
+
+def share(
+    things: Sequence[Thing], progress: Progress = lambda stage, done, total: None
+) -> list[Kind]:
+    """The kinds of things, in the order of their first members.
+
+    Every pair is aligned by its shape and compared by shape and colour (:func:`similarity`); kinds
+    are the clusters of average linkage at ``ALIKE``, so their number is found. A kind's volume is
+    fused from the pictures of all its members; a thing that is alone stays as it is.
+    """
+    portraits = [_portrait(thing) for thing in things]
+    values, poses = compared(portraits, progress)
+    kinds = []
+    for members in clusters(values):
+        root = members[int(np.argmax(values[np.ix_(members, members)].sum(axis=1)))]
+        frames = _frames(root, members, values, poses)
+        own = [things[k] for k in members]
+        kind = _fused(own, members, [frames[k] for k in members]) if len(members) > 1 else None
+        if kind is not None:
+            kinds.append(kind)
+        else:
+            kinds += [alone(k, things[k], portraits[k]) for k in members]
+    return sorted(kinds, key=lambda kind: kind.members[0])
+
+
+def alone(k: int, thing: Thing, portrait: Portrait | None = None) -> Kind:
+    """Thing ``k`` as a kind of its own."""
+    return Kind(thing.dims, thing.rgba, thing.voxel_size, (k,), (thing,), portrait)
+
+
+def clusters(values: Float[np.ndarray, "n n"]) -> list[list[int]]:
+    """Indices of what belongs together: average linkage of similarities ``values`` down to
+    ``ALIKE``."""
+    if len(values) < 2:
+        return [[k] for k in range(len(values))]
+    apart = squareform(1 - values, checks=False)
+    labels = fcluster(linkage(apart, "average"), 1 - ALIKE, "distance")
+    return [np.nonzero(labels == label)[0].tolist() for label in np.unique(labels)]
+
+
+def similarity(found: Agreement) -> float:
+    """common / (common + in the other's free space) · min(1, common share of the smaller surface /
+    ``ENOUGH``) · exp(−(colour distance / ``COLOUR``)²), in [0, 1]."""
+    if found.on <= 0:
+        return 0.0
+    share = found.on / (found.on + found.free)
+    enough = min(1.0, found.on / (2 * found.smaller) / ENOUGH)
+    return float(share * enough * np.exp(-((found.colour / COLOUR) ** 2)))
+
+
+def compared(
+    portraits: Sequence[Portrait | None], progress: Progress = lambda stage, done, total: None
+) -> tuple[Float[np.ndarray, "n n"], dict[tuple[int, int], Float[np.ndarray, "4"]]]:
+    """(similarities, poses[i, j] of j's frame in i's) of all pairs; 0 and no pose where one was
+    not portrayed."""
+    n = len(portraits)
+    values, poses = np.eye(n), {}
+    known = [(k, p) for k, p in enumerate(portraits) if p is not None and len(p.points)]
+    cell = _cell([p for _, p in known])
+    for done, (i, a) in enumerate(known[:-1]):
+        others = known[done + 1 :]
+        guesses = _guesses(a, [b for _, b in others], cell)
+        for (j, b), starts in zip(others, guesses, strict=True):
+            value, pose = max((_aligned(a, b, start) for start in starts), key=lambda r: r[0])
+            values[i, j] = values[j, i] = value
+            poses[i, j], poses[j, i] = pose, inverse(pose)
+        progress("share", done + 1, len(known) - 1)
+    return values, poses
+
+
+def _portrait(thing: Thing) -> Portrait | None:
+    if thing.crops is None:
+        return None
+    return portrait(thing.crops, thing.poses, fitting(thing.misfits), thing.dims)
+
+
+def _cell(portraits: Sequence[Portrait]) -> float:
+    """Voxel size (m) of the lattice on which all are compared."""
+    longest = [float(p.dims.max()) for p in portraits]
+    return max(min(longest) / LATTICE, 2 * max(longest) / MOST_CELLS) if longest else 1.0
+
+
+def _guesses(a: Portrait, others: list[Portrait], cell: float) -> list[list[np.ndarray]]:
+    """Per other: poses of its frame in a's that are worth refining. The frames put on each other
+    in four ways, and the best shift of each turn that is better than its neighbours."""
+    longest = max(float(p.model.grid.size_m[:2].max()) for p in [a, *others])
+    side, height = next_fast_len(int(1.5 * longest / cell) + 1), int(a.model.grid.size_m[2] / cell)
+
+    def lattice(p: Portrait) -> Grid:
+        reach = side * cell / 2
+        return Grid((-reach, -reach, p.bottom), cell, (max(height, 1), side, side))
+
+    fixed = [Correlator(imprint(b.model, lattice(b))) for b in others]
+    scores = np.zeros((len(others), YAWS))
+    shifts = np.zeros((len(others), YAWS, 2))
+    for n in range(YAWS):
+        turned = imprint(a.model, lattice(a), 2 * np.pi * n / YAWS)
+        for k, correlator in enumerate(fixed):
+            confirmed, through, hidden = (m.numpy() for m in correlator.maps(turned))
+            worth = confirmed**2 / (confirmed + through + hidden + 1e-6)
+            best = np.array(np.unravel_index(worth.argmax(), worth.shape))
+            scores[k, n] = worth.max()
+            shifts[k, n] = ((best + side // 2) % side - side // 2)[::-1] * cell
+    return [_starts(a, b, scores[k], shifts[k]) for k, b in enumerate(others)]
+
+
+def _starts(a: Portrait, b: Portrait, scores: np.ndarray, shifts: np.ndarray) -> list[np.ndarray]:
+    """Poses of b's frame in a's, from the shifts (b's frame, m) of a's that each turn favours."""
+    level = b.bottom - a.bottom
+    peaks = [
+        n for n in np.argsort(-scores) if scores[n] >= max(scores[n - 1], scores[(n + 1) % YAWS])
+    ]
+    poses = [np.array([*shifts[n], level, 2 * np.pi * n / YAWS]) for n in peaks[:CANDIDATES]]
+    # What looks alike from both ends is told apart by its colours only.
+    poses += [np.array([*shifts[n], level, 2 * np.pi * n / YAWS + np.pi]) for n in peaks[:2]]
+    poses += [np.array([0, 0, level, turn * np.pi / 2]) for turn in range(4)]
+    return [inverse(pose) for pose in poses]
+
+
+def _aligned(
+    a: Portrait, b: Portrait, pose: Float[np.ndarray, "4"]
+) -> tuple[float, Float[np.ndarray, "4"]]:
+    """(similarity, pose of b's frame in a's), refined from ``pose`` by each on the other's."""
+    for _ in range(2):
+        pose = onto(b.model, a.points, pose, 6, huber=0.03)
+        pose = inverse(onto(a.model, b.points, inverse(pose), 6, huber=0.03))
+    return similarity(agreement(a, b, pose)), pose
+
+
+def _frames(
+    root: int, members: list[int], values: np.ndarray,
+    poses: dict[tuple[int, int], np.ndarray],
+) -> dict[int, np.ndarray]:  # fmt: skip
+    """The pose of the root's frame in each member's, along the pairs that are most alike."""
+    frames = {root: np.zeros(4)}
+    while len(frames) < len(members):
+        pairs = [(i, j) for i in frames for j in members if j not in frames]
+        i, j = max(pairs, key=lambda pair: values[pair])
+        frames[j] = placed(poses[j, i], frames[i])
+    return frames
+
+
+def _fused(things: list[Thing], members: list[int], frames: list[np.ndarray]) -> Kind | None:
+    """One kind of things whose shared frame stands at ``frames`` in each one's own; None where
+    their pictures agree on no surface."""
+    crops = [t.crops for t in things if t.crops is not None]  # what is alike was portrayed
+    pictures = joined(crops)
+    good = np.concatenate([fitting(t.misfits) for t in things])
+    ends = np.cumsum([len(t.instants) for t in things])[:-1]
+    own = [placed(t.poses, frame) for t, frame in zip(things, frames, strict=True)]
+    dims = np.max([t.dims for t in things], axis=0)
+    of_thing = np.repeat(np.arange(len(things)), [len(t.instants) for t in things])
+    root = next(k for k, frame in enumerate(frames) if not frame.any())
+    for _ in range(ROUNDS):
+        for k, thing in enumerate(things):
+            if k != root:
+                others = portrait(pictures, np.concatenate(own), good & (of_thing != k), dims)
+                its = portrait(crops[k], own[k], fitting(thing.misfits), dims)
+                own[k] = placed(own[k], onto(others.model, its.points, np.zeros(4), 8))
+    shared = portrait(pictures, np.concatenate(own), good, dims)
+    # Numbers of instants that never follow each other from one thing to the next.
+    instants = [i + 10**6 * k for k, thing in enumerate(things) for i in thing.instants]
+    finest = 0.5 * pictures.pixel_size
+    shape = finish(pictures, shared.model, np.concatenate(own), instants, good, finest)
+    if shape is None:
+        return None
+    changed = [
+        replace(thing, dims=shape.dims, poses=poses, rgba=shape.rgba, voxel_size=shape.voxel_size)
+        for thing, poses in zip(things, np.split(shape.poses, ends), strict=True)
+    ]
+    return Kind(shape.dims, shape.rgba, shape.voxel_size, tuple(members), tuple(changed),
+                portrait(pictures, shape.poses, good, shape.dims))  # fmt: skip
