@@ -20,6 +20,7 @@ from protoscene.register import (
     _sample,
     descend,
     misfit,
+    onto,
     search,
     total_misfit,
 )
@@ -199,8 +200,8 @@ def residuals(model: Model, points: np.ndarray, pose: np.ndarray) -> np.ndarray:
 def one_step(model: Model, points: np.ndarray, pose: np.ndarray, huber: float,
              free: tuple[bool, ...] = (True,) * 4, reach: float = 1e9) -> np.ndarray:  # fmt: skip
     return _gauss_newton(
-        model.distance, model.votes, model.grid.origin, model.grid.voxel_size, points, pose, 1,
-        huber, reach, np.array(free),
+        model.distance, model.votes, model.colour, model.coloured, model.grid.origin,
+        model.grid.voxel_size, points, points, pose, 1, huber, reach, np.array(free), 0.0,
     )  # fmt: skip
 
 
@@ -326,20 +327,32 @@ def test_search_finds_any_turn_and_any_jump(model: Model, turn_deg: float) -> No
     assert abs(np.rad2deg(wrap_angle(got[3] - true[3]))) < 1
 
 
-def test_a_thing_without_other_colour_and_shape_keeps_its_guessed_turn() -> None:
-    """Damping: what the points do not determine stays where it was."""
+def painted_ball(steepness: float) -> tuple[Model, np.ndarray, np.ndarray]:
+    """A ball whose red rises along x and whose green along y, points on it and their colours."""
     axis = np.linspace(-0.2, 0.2, 41)
     z, y, x = np.meshgrid(axis, axis, axis, indexing="ij")
     ball = np.sqrt(x**2 + y**2 + z**2) - 0.1
     grid = centred_grid((0.41, 0.41, 0.41), 0.01)
-    model = Model(
-        grid, 0.05, ball, np.ones_like(ball), np.zeros((*ball.shape, 3)), np.zeros_like(ball)
-    )
-    rng = np.random.default_rng(0)
-    points = rng.normal(size=(400, 3))
+    colour = 0.5 + steepness * np.stack([x, y, 0 * z], axis=-1)
+    model = Model(grid, 0.05, ball, np.ones_like(ball), colour, np.ones_like(ball))
+    points = np.random.default_rng(0).normal(size=(400, 3))
     points *= 0.1 / np.linalg.norm(points, axis=1, keepdims=True)
-    start = np.array([0.02, -0.01, 0.01, 0.5])
-    got = _gauss_newton(
-        ball, model.votes, grid.origin, 0.01, points, start, 10, 0.02, 0.1, np.ones(4, bool)
-    )
+    return model, points, 0.5 + steepness * points * [1, 1, 0]
+
+
+def test_a_thing_without_other_colour_and_shape_keeps_its_guessed_turn() -> None:
+    """Damping: what the points do not determine stays where it was."""
+    model, points, _ = painted_ball(0.0)
+    got = onto(model, points, np.array([0.02, -0.01, 0.01, 0.5]), 10)
     assert np.abs(got[:3]).max() < 0.001 and abs(got[3] - 0.5) < 0.05
+
+
+def test_colour_determines_the_turn_of_what_is_round() -> None:
+    model, points, colours = painted_ball(4.0)
+    crops = ride(smooth()).crops
+    n = len(points)
+    painted = replace(crops, points=points, point_colour=colours, start=np.array([0, n]))
+    start = np.array([0.02, -0.01, 0.01, 0.5])
+    assert abs(descend(model, painted, 0, start, 30)[3] - 0.5) < 0.05
+    got = descend(model, painted, 0, start, 30, coloured=True)
+    np.testing.assert_allclose(got, 0, atol=0.005)

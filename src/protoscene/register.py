@@ -23,6 +23,11 @@ UNKNOWN_MISFIT = 0.7
 """Misfit of a point where the model was never seen, as a share of a full one."""
 COLOUR_WEIGHT, THROUGH_WEIGHT = 0.6, 0.7
 """What a difference in colour, and being seen through, count beside a misfit of the surface."""
+CHOICE_WEIGHT = 10.0
+"""What a difference in colour counts between poses of one instant on one model: few pixels of a far
+thing tell its sides apart by colour where their depths are noise."""
+COLOUR_M = 0.1
+"""The distance (m) that pulls a pose as much as a difference of 1 in a colour."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,12 +144,12 @@ class Fusion:
 
 
 @numba.njit(cache=True, inline="always")
-def _sample(distance, votes, origin, voxel, x, y, z):  # type: ignore[no-untyped-def]
-    """(distance, gradient x y z, known) at an own-frame point, trilinear."""
+def _sample(values, votes, origin, voxel, x, y, z):  # type: ignore[no-untyped-def]
+    """(value, gradient x y z, known) at an own-frame point, trilinear."""
     fx, fy = (x - origin[0]) / voxel - 0.5, (y - origin[1]) / voxel - 0.5
     fz = (z - origin[2]) / voxel - 0.5
     ix, iy, iz = int(np.floor(fx)), int(np.floor(fy)), int(np.floor(fz))
-    nz, ny, nx = distance.shape
+    nz, ny, nx = values.shape
     if ix < 0 or iy < 0 or iz < 0 or ix >= nx - 1 or iy >= ny - 1 or iz >= nz - 1:
         return 0.0, 0.0, 0.0, 0.0, False
     u, v, w = fx - ix, fy - iy, fz - iz
@@ -157,7 +162,7 @@ def _sample(distance, votes, origin, voxel, x, y, z):  # type: ignore[no-untyped
                 wx, sx = (u, 1.0) if dx else (1 - u, -1.0)
                 if votes[iz + dz, iy + dy, ix + dx] == 0:
                     return 0.0, 0.0, 0.0, 0.0, False
-                d = distance[iz + dz, iy + dy, ix + dx]
+                d = values[iz + dz, iy + dy, ix + dx]
                 value += d * wx * wy * wz
                 gx += d * sx * wy * wz
                 gy += d * wx * sy * wz
@@ -166,30 +171,48 @@ def _sample(distance, votes, origin, voxel, x, y, z):  # type: ignore[no-untyped
 
 
 @numba.njit(cache=True)
-def _gauss_newton(distance, votes, origin, voxel, points, start, steps, huber, reach_m, free):  # type: ignore[no-untyped-def]
-    """Pose (x, y, z, yaw) that brings ``points`` onto the zero level, from ``start``.
+def _gauss_newton(  # type: ignore[no-untyped-def]
+    distance, votes, colour, coloured, origin, voxel, points, point_colour, start, steps, huber,
+    reach_m, free, colour_m,
+):  # fmt: skip
+    """Pose (x, y, z, yaw) that brings ``points`` onto the zero level and onto their colours, from
+    ``start``.
 
-    ``free`` masks the variables that may change. No step is longer than ``reach_m`` metres or half
-    a radian. Steps are damped (Levenberg) so that what the
-    points do not determine, like the yaw of a round thing, stays where it was.
+    ``free`` masks the variables that may change; ``colour_m`` metres count as much as a difference
+    of 1 in a colour. No step is longer than ``reach_m`` metres or half a radian. Steps are damped
+    (Levenberg) so that what the points do not determine, like the yaw of a round thing, stays
+    where it was.
     """
     current = start.copy()
     for _ in range(steps):
         cos, sin = np.cos(current[3]), np.sin(current[3])
         normal, right = np.zeros((4, 4)), np.zeros(4)
         used, reach = 0, 0.0
+        row = np.zeros(4)
         for p in range(points.shape[0]):
             a, b = points[p, 0] - current[0], points[p, 1] - current[1]
             x, y, z = cos * a + sin * b, -sin * a + cos * b, points[p, 2] - current[2]
             value, gx, gy, gz, known = _sample(distance, votes, origin, voxel, x, y, z)
             if not known:
                 continue
-            weight = 1.0 if abs(value) < huber else huber / abs(value)
-            row = np.array([-(cos * gx - sin * gy), -(sin * gx + cos * gy), -gz, gx * y - gy * x])
-            for m in range(4):
-                right[m] += weight * row[m] * value
-                for n in range(4):
-                    normal[m, n] += weight * row[m] * row[n]
+            for channel in range(-1, 3 if colour_m > 0 else 0):
+                if channel >= 0:
+                    value, gx, gy, gz, known = _sample(
+                        colour[:, :, :, channel], coloured, origin, voxel, x, y, z
+                    )
+                    if not known:
+                        break
+                    value = (value - point_colour[p, channel]) * colour_m
+                    gx, gy, gz = gx * colour_m, gy * colour_m, gz * colour_m
+                weight = 1.0 if abs(value) < huber else huber / abs(value)
+                row[0] = -(cos * gx - sin * gy)
+                row[1] = -(sin * gx + cos * gy)
+                row[2] = -gz
+                row[3] = gx * y - gy * x
+                for m in range(4):
+                    right[m] += weight * row[m] * value
+                    for n in range(4):
+                        normal[m, n] += weight * row[m] * row[n]
             used += 1
             reach += x * x + y * y
         if used < 10:
@@ -269,17 +292,24 @@ def misfit(
     )  # fmt: skip
 
 
-def total_misfit(parts: tuple[float, float, float]) -> float:
+def total_misfit(parts: tuple[float, float, float], colour_weight: float = COLOUR_WEIGHT) -> float:
     """One number, at most 2.3, from the three of :func:`misfit`: their weighted sum."""
-    return parts[0] + COLOUR_WEIGHT * parts[1] + THROUGH_WEIGHT * parts[2]
+    return parts[0] + colour_weight * parts[1] + THROUGH_WEIGHT * parts[2]
 
 
 def descend(
     model: Model, crops: Crops, i: int, pose: Float[np.ndarray, "4"], steps: int,
-    huber: float = 0.02, turn: bool = True,
+    huber: float = 0.02, turn: bool = True, coloured: bool = False,
 ) -> Float[np.ndarray, "4"]:  # fmt: skip
-    """``steps`` Gauss–Newton steps of instant i's pose on the model's signed distance."""
-    return onto(model, crops.own_points(i), pose, steps, huber, turn)
+    """``steps`` Gauss–Newton steps of instant i's pose on the model's signed distance, and on its
+    colours if ``coloured``: on a model of poses that are nearly right they hold what slides."""
+    chosen = slice(crops.start[i], crops.start[i + 1])
+    free = np.array([True, True, True, turn])
+    return _gauss_newton(
+        model.distance, model.votes, model.colour, model.coloured, model.grid.origin,
+        model.grid.voxel_size, crops.points[chosen], crops.point_colour[chosen], pose, steps, huber,
+        2 * model.truncation, free, COLOUR_M if coloured else 0.0,
+    )  # fmt: skip
 
 
 def onto(
@@ -290,27 +320,32 @@ def onto(
     the pose stands), by ``steps`` Gauss–Newton steps from ``pose``."""
     free = np.array([True, True, True, turn])
     return _gauss_newton(
-        model.distance, model.votes, model.grid.origin, model.grid.voxel_size, points, pose, steps,
-        huber, 2 * model.truncation, free,
+        model.distance, model.votes, model.colour, model.coloured, model.grid.origin,
+        model.grid.voxel_size, points, points, pose, steps, huber, 2 * model.truncation, free, 0.0,
     )  # fmt: skip
 
 
 def search(
     model: Model, crops: Crops, i: int, guesses: list[Float[np.ndarray, "4"]],
     middle_own: Float[np.ndarray, "3"], middle: Float[np.ndarray, "3"], n_yaws: int = 24,
-    best: int = 5,
+    best: int = 5, colour_weight: float = COLOUR_WEIGHT,
 ) -> Float[np.ndarray, "4"]:  # fmt: skip
     """The pose of instant i that fits best: of every guess, and ``n_yaws`` turns that put the
-    model's middle (own frame) on the blob's ``middle`` (world); the best few are refined."""
+    model's middle (own frame) on the blob's ``middle`` (world); the best few are refined.
+    ``colour_weight``: what a difference in colour counts in the choice."""
+
+    def cost(pose: np.ndarray) -> float:
+        return total_misfit(misfit(model, surface, crops, i, pose), colour_weight)
+
     surface = model.surface()
     candidates = list(guesses)
     for yaw in np.arange(n_yaws) * (2 * np.pi / n_yaws):
         place = middle - rotation_from_yaw(yaw) @ middle_own
         candidates.append(descend(model, crops, i, np.array([*place, yaw]), 2, turn=False))
-    costs = [total_misfit(misfit(model, surface, crops, i, c)) for c in candidates]
+    costs = [cost(c) for c in candidates]
     order = [k for k in np.argsort(costs) if k >= len(guesses)][:best]
     refined = []
     for k in [*range(len(guesses)), *order]:
         pose = descend(model, crops, i, candidates[k], 8)
-        refined.append((total_misfit(misfit(model, surface, crops, i, pose)), k, pose))
+        refined.append((cost(pose), k, pose))
     return min(refined, key=lambda r: r[:2])[2]

@@ -15,11 +15,20 @@ from protoscene.observe import Progress, depth_noise
 from protoscene.pieces import Registered, collect
 from protoscene.propose import Blob
 from protoscene.recording import Recording
-from protoscene.register import Fusion, Model, descend, misfit, search, total_misfit
+from protoscene.register import (
+    CHOICE_WEIGHT,
+    Fusion,
+    Model,
+    descend,
+    misfit,
+    search,
+    total_misfit,
+)
 from protoscene.shape import finish
 
-ROUNDS = 4
-"""Times that the volume is fused anew and all poses descend on it."""
+ROUNDS, COLOURED_ROUNDS = 4, 2
+"""Times that the volume is fused anew and all poses descend on it; the last ones on its colours
+too, which from afar would only hold what is wrong."""
 MIN_INSTANTS = 3
 """A thing must be seen at least so often: two views of something agree too easily."""
 GOOD_MISFIT, WORSE_MISFIT = 0.3, 0.12
@@ -145,13 +154,17 @@ def register(
         if before:
             guesses.append(_on_line(times[k], times[[near, before[0]]], poses[[near, before[0]]]))
         model = fusion.model()
-        poses[k] = search(model, crops, k, guesses, model.bounds().mean(axis=0), seen[k].centre)
+        middle = model.bounds().mean(axis=0)
+        poses[k] = search(
+            model, crops, k, guesses, middle, seen[k].centre, colour_weight=CHOICE_WEIGHT
+        )
         joined[k] = True
         fusion.add(poses, np.arange(len(instants)) == k)
     model = fusion.model()
-    for _ in range(ROUNDS):
+    for n in range(ROUNDS):
+        coloured = n >= ROUNDS - COLOURED_ROUNDS
         for k in range(len(instants)):
-            poses[k] = descend(model, crops, k, poses[k], 4)
+            poses[k] = descend(model, crops, k, poses[k], 4, coloured=coloured)
         costs = _sweep(model, crops, times, poses)
         model = Fusion(crops, grid, truncation).add(poses, fitting(costs)).model()
     return poses, model
