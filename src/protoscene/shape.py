@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from scipy import ndimage
 from torch import Tensor
 
+from protoscene.colours import fitted
 from protoscene.crops import BACKGROUND, Crops
 from protoscene.geometry import Grid, centred_grid, rotation_from_yaw, wrap_angle
 from protoscene.paint import paint
@@ -37,7 +38,7 @@ PROTOTYPE_VOXELS, MOST_VOXELS = 96, 160
 PROTOTYPE_VOXEL_M = 0.0125
 """No prototype's voxels are larger (m), unless it would need more than ``MOST_VOXELS`` of them:
 several pictures tell more than the pixels of one."""
-INWARD = 0.25
+INWARD = 0.1
 """How far (voxels) the middle of the surface's ramp lies within it: a ray that grazes the ramp's
 foot is stopped by it, and outlines would grow."""
 
@@ -273,7 +274,8 @@ def finish(
     voxel = prototype_voxel(dims, finest)
     grid = centred_grid(dims, voxel, padding=3)
     own = Fusion(crops, grid, max(3 * voxel, 0.03)).add(poses, good).model()
-    return Shape(dims, poses, _rgba(repainted(own, crops, poses, good), dims), voxel)
+    rgba = _rgba(repainted(own, crops, poses, good), dims)
+    return Shape(dims, poses, torch.from_numpy(fitted(rgba, grid, crops, poses, good)), voxel)
 
 
 def prototype_voxel(dims: Float[np.ndarray, "3"], finest: float) -> float:
@@ -315,7 +317,7 @@ def repainted(
     return replace(model, colour=colour)
 
 
-def _rgba(model: Model, dims: Float[np.ndarray, "3"]) -> Tensor:
+def _rgba(model: Model, dims: Float[np.ndarray, "3"]) -> Float[np.ndarray, "4 z y x"]:
     """(4, z, y, x): occupancy falls from 1 to 0 over a voxel around the surface, ``INWARD`` of it;
     what nobody saw right below seen surface is taken as full; beyond the box it is empty. Colours
     of the surface spread to where none was seen."""
@@ -328,8 +330,7 @@ def _rgba(model: Model, dims: Float[np.ndarray, "3"]) -> Tensor:
         model.coloured == 0, return_distances=False, return_indices=True
     )
     colour = np.moveaxis(model.colour[tuple(nearest)], -1, 0)
-    rgba = np.concatenate([colour, occupancy[None]]).astype(np.float32)
-    return torch.from_numpy(rgba)
+    return np.concatenate([colour, occupancy[None]]).astype(np.float32)
 
 
 def _hidden_below(
