@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from jaxtyping import Float
-from torch import Tensor
+from scipy.fft import irfft2, rfft2
 
 from protoscene.dictionary.portrait import NEAR, look
 from protoscene.geometry import Grid, rotation_from_yaw
@@ -21,9 +20,9 @@ class Imprint:
     """A model seen on a lattice, 1 where true: its ``surface``, that and all within a voxel of it
     (``thick``), and what was seen ``free`` beyond."""
 
-    surface: Float[Tensor, "z y x"]
-    thick: Float[Tensor, "z y x"]
-    free: Float[Tensor, "z y x"]
+    surface: Float[np.ndarray, "z y x"]
+    thick: Float[np.ndarray, "z y x"]
+    free: Float[np.ndarray, "z y x"]
 
 
 def imprint(
@@ -44,7 +43,7 @@ def imprint(
     beyond = min((NEAR + 0.25) * voxel, 0.9 * model.truncation)
     masks = (known & (far < 0.75 * voxel), known & (far < NEAR * voxel),
              known & (distance > beyond))  # fmt: skip
-    return Imprint(*(torch.from_numpy(mask.astype(np.float32)) for mask in masks))
+    return Imprint(*(mask.astype(np.float32) for mask in masks))
 
 
 class Correlator:
@@ -52,22 +51,19 @@ class Correlator:
     fewer (those count from the same corner)."""
 
     def __init__(self, fixed: Imprint) -> None:
-        self._shape = tuple(fixed.surface.shape)
+        self._shape = fixed.surface.shape
         parts = (fixed.surface, fixed.thick, fixed.free)
-        self._surface, self._thick, self._free = (torch.fft.rfft2(p) for p in parts)
+        self._surface, self._thick, self._free = (rfft2(p, axes=(1, 2)) for p in parts)
 
-    def maps(self, turned: Imprint) -> tuple[Tensor, Tensor, Tensor]:
-        """(confirmed, through, hidden), each (y, x) by circular shift of ``turned`` in voxels: how
-        much of its surface lies on the fixed one's, how much in its free space, and how much of the
-        fixed surface lies in the free space of ``turned``."""
-        size = self._shape[1:]
-        surface = torch.fft.rfft2(turned.surface, s=size).conj()
-        free = torch.fft.rfft2(turned.free, s=size).conj()
-        nz = len(turned.surface)
-        sums = [
-            (self._thick[:nz] * surface).sum(dim=0),
-            (self._free[:nz] * surface).sum(dim=0),
-            (self._surface[:nz] * free).sum(dim=0),
+    def maps(self, turned: Imprint) -> list[Float[np.ndarray, "y x"]]:
+        """[confirmed, through, hidden] by circular shift of ``turned`` in voxels: how much of its
+        surface lies on the fixed one's, how much in its free space, and how much of the fixed
+        surface lies in the free space of ``turned``."""
+        nz, *size = self._shape
+        surface, free = (
+            np.conj(rfft2(part[:nz], s=size, axes=(1, 2))) for part in (turned.surface, turned.free)
+        )
+        pairs = ((self._thick, surface), (self._free, surface), (self._surface, free))
+        return [
+            irfft2(np.einsum("zyx,zyx->yx", a[: len(b)], b), s=size).clip(min=0) for a, b in pairs
         ]
-        confirmed, through, hidden = (torch.fft.irfft2(s, s=size).clamp(min=0) for s in sums)
-        return confirmed, through, hidden

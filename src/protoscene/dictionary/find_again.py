@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy import ndimage
 
-from protoscene.background import Static
+from protoscene.background import Static, StaticSurface
 from protoscene.boxes import iou_bev
 from protoscene.crops import Crops
 from protoscene.detail import static_pictures
@@ -20,6 +20,7 @@ from protoscene.dictionary.portrait import (
     look,
     placed,
     portrait_at,
+    unplaced,
 )
 from protoscene.dictionary.share import Kind
 from protoscene.geometry import Grid, rotation_from_yaw, wrap_angle
@@ -30,16 +31,15 @@ from protoscene.volume import Evidence
 
 LATTICE = 14
 """Cells of the lattice along the smallest kind's longest side."""
-MOST_CELLS = 3_000_000
+MOST_CELLS = 1_000_000
 GROUND_CELLS = 2.0
 """So many voxels above where a thing stands nothing counts: the ground confirms any prototype."""
 PEAKS, LEAST_PEAK = 24, 0.2
 """Places that are looked at closely per kind, and the least share of agreement on the lattice."""
 ENOUGH, COLOUR = 0.4, 0.5
 """Share of the surface that must be confirmed, and the spread of colour distances."""
-KEEP, SURE, SPREAD = 0.3, 0.5, 0.08
-"""Least agreement of what is kept; the agreement at which a find is as likely as not, and how fast
-that changes."""
+LEAST, SPREAD = 0.5, 0.08
+"""Least agreement of what is kept, whose score is .5, and how fast the score grows from there."""
 SEEN = 3
 """Occupied voxels of an instant that show that a thing was seen."""
 OVERLAP = 0.1
@@ -59,7 +59,7 @@ class Found:
     @property
     def score(self) -> float:
         """How sure we are, in [0, 1]."""
-        return float(1 / (1 + np.exp((SURE - self.agreement) / SPREAD)))
+        return float(1 / (1 + np.exp((LEAST - self.agreement) / SPREAD)))
 
 
 def find_again(
@@ -80,7 +80,7 @@ def find_again(
         return []
     pictures = static_pictures(recording, static)
     floors = [_floor(kinds[n]) for n, _ in known]
-    lattice = _lattice(static.surface.grid, [p for _, p in known], floors)
+    lattice = _lattice(static.surface, [p for _, p in known], floors)
     stays = Fusion(pictures, lattice, 4 * lattice.voxel_size)
     model = stays.add(np.zeros((1, 4)), np.ones(1, dtype=bool)).model()
     never = np.zeros(len(evidence), dtype=bool)
@@ -90,7 +90,7 @@ def find_again(
             refined, agreement = _judged(own, pictures, pose)
             candidates.append(Found(n, refined, agreement, never))
         progress("find again", done + 1, len(known))
-    kept = _apart([c for c in candidates if c.agreement >= KEEP], kinds)
+    kept = _apart([c for c in candidates if c.agreement >= LEAST], kinds)
     return [replace(c, visible=_seen(c, kinds[c.kind], evidence)) for c in kept]
 
 
@@ -100,15 +100,29 @@ def _floor(kind: Kind) -> float:
     return float(np.median(heights) - kind.dims[2] / 2)
 
 
-def _lattice(grid: Grid, portraits: Sequence[Portrait], floors: Sequence[float]) -> Grid:
-    """The scene from the lowest floor to above the highest thing."""
-    low = min(floors)
+def _lattice(
+    surface: StaticSurface, portraits: Sequence[Portrait], floors: Sequence[float]
+) -> Grid:
+    """From the lowest floor to above the highest thing, around all that stands there."""
+    grid, low = surface.grid, min(floors)
     high = max(f + float(p.dims[2]) for f, p in zip(floors, portraits, strict=True))
-    cell = min(float(p.dims.max()) for p in portraits) / LATTICE
-    x, y, _ = grid.size_m
-    cell = max(cell, float((x * y * (high - low) / MOST_CELLS) ** (1 / 3)))
-    counts = np.ceil(np.array([x, y, high - low + 2 * cell]) / cell).astype(int)
-    return Grid((*grid.origin[:2], low), cell, (int(counts[2]), int(counts[1]), int(counts[0])))
+    z = grid.axes()[2]
+    stands = (surface.distance <= 0)[(z > low + grid.voxel_size) & (z < high)].any(axis=0)
+    if not stands.any():
+        stands[:] = True
+    rows, columns = np.nonzero(stands)
+    around = 0.5 * max(float(p.dims[:2].max()) for p in portraits)
+    lower = grid.lower[:2] + np.array([columns.min(), rows.min()]) * grid.voxel_size - around
+    upper = grid.lower[:2] + np.array([columns.max(), rows.max()]) * grid.voxel_size + around
+    lower, upper = np.maximum(lower, grid.lower[:2]), np.minimum(upper, grid.upper[:2])
+    extent = np.array([*(upper - lower), high - low])
+    cell = max(
+        min(float(p.dims.max()) for p in portraits) / LATTICE,
+        float((np.prod(extent) / MOST_CELLS) ** (1 / 3)),
+    )
+    counts = np.ceil(extent / cell).astype(int)
+    origin = (float(lower[0]), float(lower[1]), low)
+    return Grid(origin, cell, (int(counts[2]) + 2, int(counts[1]), int(counts[0])))
 
 
 def _counted(own: Portrait, cell: float) -> Float[np.ndarray, "2 3"]:
@@ -131,7 +145,7 @@ def _places(own: Portrait, stays: Model, floor: float) -> list[Float[np.ndarray,
     for n in range(YAWS):
         turned = imprint(own.model, small, 2 * np.pi * n / YAWS, _counted(own, cell))
         whole = max(float(turned.surface.sum()), 1.0)
-        confirmed, through, hidden = (m.numpy() / whole for m in correlator.maps(turned))
+        confirmed, through, hidden = (m / whole for m in correlator.maps(turned))
         agreed[n] = _agreement(confirmed, through, hidden, 0.0)
     peaks = (agreed >= ndimage.maximum_filter(agreed, (3, 5, 5), mode="wrap")) & (
         agreed > LEAST_PEAK
@@ -160,31 +174,34 @@ def _agreement(confirmed, through, hidden, colour):  # type: ignore[no-untyped-d
 def _judged(
     own: Portrait, pictures: Crops, pose: Float[np.ndarray, "4"]
 ) -> tuple[Float[np.ndarray, "4"], float]:
-    """(pose, agreement) of a kind near ``pose``: registered to what stays there, twice."""
-    voxel = own.model.grid.voxel_size
-    for _ in range(2):
-        here = portrait_at(pictures, pose, own.dims, voxel)
-        points = here.points[_within(here.points, _counted(own, voxel))]
-        pose = placed(pose, onto(own.model, points, np.zeros(4), 8, huber=0.03))
-    here = portrait_at(pictures, pose, own.dims, voxel)
-    return np.array([*pose[:3], wrap_angle(pose[3])]), _verdict(own, here)
+    """(pose, agreement) of a kind near ``pose``, registered to what stays there."""
+    box = _counted(own, own.model.grid.voxel_size)
+    here = portrait_at(pictures, pose, own.dims, own.model.grid.voxel_size)
+    step = np.zeros(4)
+    for _ in range(2):  # another place, other points in the box
+        points = here.points[_within(unplaced(here.points, step), box)]
+        step = onto(own.model, points, step, 8, huber=0.03)
+    pose = placed(pose, step)
+    return np.array([*pose[:3], wrap_angle(pose[3])]), _verdict(own, here, step)
 
 
 def _within(points: Float[np.ndarray, "n 3"], box: Float[np.ndarray, "2 3"]) -> np.ndarray:
     return np.asarray(((points >= box[0]) & (points <= box[1])).all(axis=1))
 
 
-def _verdict(own: Portrait, here: Portrait) -> float:
-    """The agreement of a kind with what is ``here``, both in the same frame."""
-    box = _counted(own, own.model.grid.voxel_size)
-    mine, theirs = _within(own.points, box), _within(here.points, box)
-    near = NEAR * own.model.grid.voxel_size
-    distance, known, colour = look(here.model, own.points[mine])
+def _verdict(own: Portrait, here: Portrait, pose: Float[np.ndarray, "4"]) -> float:
+    """The agreement of a kind at ``pose`` with what is ``here`` (in whose frame the pose is)."""
+    voxel = own.model.grid.voxel_size
+    box, near = _counted(own, voxel), NEAR * voxel
+    theirs = unplaced(here.points, pose)
+    mine = _within(own.points, box)
+    points = own.points[mine] @ rotation_from_yaw(pose[3]).T + pose[:3]
+    distance, known, colour = look(here.model, points)
     matched = known & (np.abs(distance) <= near)
     off = np.sqrt(((colour - own.colours[mine])[matched] ** 2).mean(axis=1))
     off = off[~np.isnan(off)]
-    before, seen, _ = look(own.model, here.points[theirs])
-    whole = max(mine.sum(), 1)
+    before, seen, _ = look(own.model, theirs[_within(theirs, box)])
+    whole = max(int(mine.sum()), 1)
     hidden = (seen & (before > near)).sum() * here.patch / own.patch
     return float(_agreement(
         matched.sum() / whole, (known & (distance > near)).sum() / whole, hidden / whole,

@@ -114,12 +114,11 @@ class Agreement:
 def agreement(a: Portrait, b: Portrait, pose: Float[np.ndarray, "4"]) -> Agreement:
     """How ``b``, placed at ``pose`` x y z yaw in the frame of ``a``, agrees with it."""
     near = NEAR * max(a.model.grid.voxel_size, b.model.grid.voxel_size)
-    turn = rotation_from_yaw(pose[3])
     on = free = 0.0
     differences = []
     for one, points, other in (
-        (b, b.points @ turn.T + pose[:3], a),
-        (a, (a.points - pose[:3]) @ turn, b),
+        (b, b.points @ rotation_from_yaw(pose[3]).T + pose[:3], a),
+        (a, unplaced(a.points, pose), b),
     ):
         distance, known, colour = look(other.model, points)
         matched = known & (np.abs(distance) <= near)
@@ -143,3 +142,10 @@ def placed(
     """World poses of a frame that stands at ``pose`` in a frame with these world ``poses``."""
     shift = np.einsum("...ij,j->...i", rotation_from_yaw(poses[..., 3]), pose[:3])
     return np.concatenate([poses[..., :3] + shift, (poses[..., 3] + pose[3])[..., None]], axis=-1)
+
+
+def unplaced(
+    points: Float[np.ndarray, "*n 3"], pose: Float[np.ndarray, "4"]
+) -> Float[np.ndarray, "*n 3"]:
+    """Points in the frame that stands at ``pose`` in theirs."""
+    return (points - pose[:3]) @ rotation_from_yaw(pose[3])

@@ -145,7 +145,7 @@ def _guesses(a: Portrait, others: list[Portrait], cell: float) -> list[list[np.n
     for n in range(YAWS):
         turned = imprint(a.model, lattice(a), 2 * np.pi * n / YAWS)
         for k, correlator in enumerate(fixed):
-            confirmed, through, hidden = (m.numpy() for m in correlator.maps(turned))
+            confirmed, through, hidden = correlator.maps(turned)
             worth = confirmed**2 / (confirmed + through + hidden + 1e-6)
             best = np.array(np.unravel_index(worth.argmax(), worth.shape))
             scores[k, n] = worth.max()
