@@ -21,6 +21,9 @@ from protoscene.prototypes import VoxelPrototypes, one_each
 
 FIRST_SIDE = 4
 """Voxels a side that a latent becomes by one linear layer; each transposed convolution doubles."""
+LEAK, EMPTY = 0.1, -2.0
+"""Slope of the activations below zero, and the logit of occupancy to begin with: most is empty. A
+network that falls to nothing at its first steps gets no gradient any more."""
 SOLID = 1e-3
 """Occupancy above this counts when the extent of a stored half is chosen."""
 
@@ -47,7 +50,7 @@ class LatentPrototypes(nn.Module):
     ) -> None:
         """``shapes`` (nz, ny, nx) of each; ``features`` at 4³. The same seed gives the same."""
         super().__init__()
-        self.shapes = [tuple(shape) for shape in shapes]
+        self.shapes = list(shapes)
         self.voxel_size = tuple(float(v) for v in one_each(voxel_size, len(shapes)))
         doublings = [max(0, math.ceil(math.log2(max(s) / FIRST_SIDE))) for s in self.shapes]
         self.doublings = doublings
@@ -61,6 +64,10 @@ class LatentPrototypes(nn.Module):
                 for a, b in itertools.pairwise(widths)
             )
             self.rgba = nn.ModuleList(nn.Conv3d(width, channels, 1) for width in widths)
+        bias = torch.zeros(channels)
+        bias[-1] = EMPTY
+        for to_rgba in self.rgba:
+            to_rgba.load_state_dict({"weight": to_rgba.weight, "bias": bias})
 
     def __len__(self) -> int:
         return len(self.shapes)
@@ -71,8 +78,8 @@ class LatentPrototypes(nn.Module):
     def _decoded(self, k: int) -> Float[Tensor, "C z y x"]:
         features = self.first(self.latents[k]).reshape(1, -1, *(FIRST_SIDE,) * 3)
         for up in self.up[: self.doublings[k]]:
-            features = up(F.relu(features))
-        logits = self.rgba[self.doublings[k]](F.relu(features))
+            features = up(F.leaky_relu(features, LEAK))
+        logits = self.rgba[self.doublings[k]](F.leaky_relu(features, LEAK))
         if tuple(logits.shape[2:]) != self.shapes[k]:
             logits = F.interpolate(logits, self.shapes[k], mode="trilinear", align_corners=False)
         return torch.sigmoid(logits[0])
@@ -137,7 +144,10 @@ class MirroredPrototypes(nn.Module):
         start = (half.origin[0] - half.voxel_size, *half.origin[1:])
         nz, n_along, n_away = half.shape
         grid = Grid(start, half.voxel_size, (nz, n_along, n_away + 1))
-        return _straight(_level(_premultiplied(padded), grid, torch.stack([away.abs(), along], -1)))
+        layers = _level(_premultiplied(padded), grid, torch.stack([away.abs(), along], -1))
+        below = _layers_below(half, self.grids[k])
+        above = self.grids[k].shape[0] - nz - below
+        return _straight(F.pad(layers, (0, 0, 0, 0, below, above)))
 
 
 def _grid_of(volume: Tensor, voxel_size: float) -> Grid:
@@ -165,7 +175,14 @@ def _half_grid(occupancy: Tensor, grid: Grid, plane: MirrorPlane) -> Grid:
     lower = float(along.min()) + first - size / 2
     n_along = math.ceil((float(along[there].max()) - lower) / size + 0.5 - 1e-4)
     n_away = math.ceil(float(away[there].abs().max()) / size + 0.5 - 1e-4)
-    return Grid((0.0, lower, grid.origin[2]), size, (grid.shape[0], n_along, n_away))
+    layers = (occupancy > SOLID).flatten(1).any(dim=1).nonzero()[:, 0].tolist() or [0, -1]
+    below, n_layers = layers[0], (layers[-1] - layers[0]) % grid.shape[0] + 1
+    bottom = grid.origin[2] + below * size
+    return Grid((0.0, lower, bottom), size, (n_layers, n_along, n_away))
+
+
+def _layers_below(half_grid: Grid, grid: Grid) -> int:
+    return round((half_grid.origin[2] - grid.origin[2]) / grid.voxel_size)
 
 
 def _folded(
@@ -182,6 +199,8 @@ def _folded(
         y = out * math.sin(turn) + along[:, None] * math.cos(turn)
         both = both + _level(trusted, grid, torch.stack([x, y], -1))
     assert isinstance(both, Tensor)
+    below = _layers_below(half_grid, grid)
+    both = both[:, below : below + half_grid.shape[0]]
     return _straight(both[:-1] / both[-1:].clamp(min=1e-6))
 
 
