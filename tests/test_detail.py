@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from moving_boxes import Box, camera, cast, record, ring
+from protoscene import detail
 from protoscene.backdrop import backdrop
 from protoscene.background import Static, estimate_background
 from protoscene.detail import FINER, fine_volumes
@@ -109,8 +110,32 @@ def test_same_input_same_bytes(
     torch.testing.assert_close(part.rgba, behind.detail[0].rgba, atol=1e-3, rtol=0)
 
 
+def test_without_a_ground_everything_is_finer(
+    seen: Recording, static: Static, behind: Background, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As fine as ``MOST_VOXELS`` allows, the same however it is cut into slabs, and depth is
+    nearer to the truth than from the coarse volume."""
+    monkeypatch.setattr(detail, "MOST_VOXELS", 8 * GRID.n_voxels)
+    (whole,) = fine_volumes(seen, static, behind.volume, None)
+    assert whole.grid.voxel_size == pytest.approx(GRID.voxel_size / 2)
+    np.testing.assert_allclose([whole.grid.lower, whole.grid.upper], [GRID.lower, GRID.upper])
+    monkeypatch.setattr(detail, "SLAB_VOXELS", 50_000)
+    (again,) = fine_volumes(seen, static, behind.volume, None)
+    # To rounding, which may put a voxel's middle into the pixel beside.
+    assert float(((again.occupancy - whole.occupancy).abs() > 1e-4).float().mean()) < 1e-3
+    view = camera((1.2, -1.6, 1.1), (0.3, 0.2, 0.2), width=160, height=120, focal=170)
+    known = cast(view, [STAYS])[1]
+    off = []
+    for parts in ((), (whole,)):
+        depth = draw(scene(replace(behind, detail=parts)), 0.0, view)[1]
+        off.append(np.median(np.abs(depth - known)[(known > 0) & (depth > 0)]))
+    assert off[1] < 0.7 * off[0]
+
+
 def test_too_much_of_it_stays_coarse(seen: Recording, static: Static) -> None:
     wide = Grid((-20.0, -20.0, -0.13), 0.05, (18, 800, 800))
     rgba = torch.zeros(4, *wide.shape)
     rgba[3, :10] = 1
     assert fine_volumes(seen, static, Volume(rgba, wide), 0.0) == ()
+    assert fine_volumes(seen, static, Volume(rgba, wide), None) == ()
+    assert fine_volumes(seen, static, Volume(torch.zeros_like(rgba), wide), None) == ()

@@ -56,7 +56,7 @@ def backdrop(recording: Recording, evidence: list[Evidence], static: Static) -> 
             colour[unseen] = colour[near].mean(axis=0)
     rgba = np.concatenate([np.moveaxis(colour, -1, 0), occupancy[None]]).astype(np.float32)
     volume = Volume(torch.from_numpy(rgba), grid)
-    detail = () if height is None else fine_volumes(recording, static, volume, height)
+    detail = fine_volumes(recording, static, volume, height)
     return Background(volume, _outside(recording, grid, height), detail)
 
 

@@ -1,4 +1,5 @@
-"""What stands on the ground and never moves, on finer voxels than the scene's grid."""
+"""What stands on the ground and never moves, on finer voxels than the scene's grid; without a
+ground, all that never moves."""
 
 from __future__ import annotations
 
@@ -17,41 +18,64 @@ from protoscene.volume import Volume
 
 FINER = 4
 """Voxels of the grid are divided by this, or by less where that would be too many."""
-MOST_VOXELS = 4_000_000
-"""Of all finer volumes together (64 MB)."""
+LEAST_FINER = 1.25
+"""Less is not worth a volume of its own."""
+MOST_VOXELS, SLAB_VOXELS = 4_000_000, 1_000_000
+"""Of all finer volumes together (64 MB), and of what is fused at once."""
 PICTURES = 48
 """Pictures (evenly chosen) that are fused."""
 LEAST_VOXELS = 4
 """What stands on fewer voxels of the grid is noise."""
 RIM = 2
 """Pixels around what passes by that do not count."""
+INWARD = 0.15
+"""How far (voxels) the middle of a surface's ramp lies within it: rays that do not meet it head on
+are stopped early."""
 AROUND = 1.5
 """Voxels of the grid around what stands."""
 
 
 def fine_volumes(
-    recording: Recording, static: Static, coarse: Volume, height: float
+    recording: Recording, static: Static, coarse: Volume, height: float | None
 ) -> tuple[Volume, ...]:
     """A volume for each connected part of ``coarse`` that stands above the ground at ``height``
-    (m), down to the bottom of the grid; fused (signed distance, mean colour) from the pixels that
-    the static surface explains. What nobody saw is as in ``coarse``. Empty where there is nothing,
-    or too much for twice finer voxels."""
-    above = coarse.grid.axes()[2][:, None, None] - height
-    grids = _parts(coarse.grid, (coarse.occupancy.numpy() > 0.5) & (above > coarse.grid.voxel_size))
-    for finer in range(FINER, 1, -1):
-        fine = [g.resampled(g.voxel_size / finer) for g in grids]
-        if sum(g.n_voxels for g in fine) <= MOST_VOXELS:
-            break
+    (m), down to the bottom of the grid; one of everything where no ground is known. Fused (signed
+    distance, mean colour) from the pixels that the static surface explains; what nobody saw is as
+    in ``coarse``. Empty where there is nothing, or too much for finer voxels."""
+    if height is None:
+        grids = [coarse.grid] if bool((coarse.occupancy > 0.5).any()) else []
     else:
+        above = coarse.grid.axes()[2][:, None, None] - height
+        standing = (coarse.occupancy.numpy() > 0.5) & (above > coarse.grid.voxel_size)
+        grids = _parts(coarse.grid, standing)
+    finer = _finer(grids, whole=height is None)
+    if finer is None:
         return ()
-    pictures = static_pictures(recording, static) if fine else None
-    volumes = []
-    for grid in fine:
-        assert pictures is not None
-        truncation = max(4 * grid.voxel_size, 0.03)
-        model = Fusion(pictures, grid, truncation).add(np.zeros((1, 4)), np.ones(1, bool)).model()
-        volumes.append(Volume(torch.from_numpy(_rgba(model, coarse)), grid))
-    return tuple(volumes)
+    pictures = static_pictures(recording, static)
+    fine = [g.resampled(g.voxel_size / finer) for g in grids]
+    return tuple(Volume(torch.from_numpy(_fused(pictures, grid, coarse)), grid) for grid in fine)
+
+
+def _finer(grids: list[Grid], whole: bool) -> float | None:
+    """By what to divide the grids' voxels: a whole number for parts of one grid."""
+    if not grids:
+        return None
+    most = min(float(FINER), (MOST_VOXELS / sum(g.n_voxels for g in grids)) ** (1 / 3))
+    most = most if whole else float(np.floor(most))
+    return most if most >= LEAST_FINER else None
+
+
+def _fused(pictures: Crops, grid: Grid, coarse: Volume) -> Float[np.ndarray, "4 z y x"]:
+    """Slab by slab, as fusing takes many times the memory of its result."""
+    truncation = max(4 * grid.voxel_size, 0.03)
+    nz, ny, nx = grid.shape
+    thick = max(1, SLAB_VOXELS // (nz * nx))
+    slabs = []
+    for y in range(0, ny, thick):
+        slab = grid.cropped((0, y, 0), (nz, min(y + thick, ny), nx))
+        model = Fusion(pictures, slab, truncation).add(np.zeros((1, 4)), np.ones(1, bool)).model()
+        slabs.append(_rgba(model, coarse))
+    return np.concatenate(slabs, axis=2)
 
 
 def _parts(grid: Grid, standing: np.ndarray) -> list[Grid]:
@@ -88,10 +112,10 @@ def static_pictures(recording: Recording, static: Static) -> Crops:
 
 
 def _rgba(model: Model, coarse: Volume) -> Float[np.ndarray, "4 z y x"]:
-    """Occupancy falls from 1 to 0 over a voxel around the surface, and is ``coarse``'s where nobody
-    looked; colours spread from the nearest that was seen."""
+    """Occupancy falls from 1 to 0 over a voxel around the surface, ``INWARD`` of it, and is
+    ``coarse``'s where nobody looked; colours spread from the nearest that was seen."""
     grid = model.grid
-    occupancy = np.clip(0.5 - model.distance / grid.voxel_size, 0, 1)
+    occupancy = np.clip(0.5 - INWARD - model.distance / grid.voxel_size, 0, 1)
     unseen = model.votes == 0
     place = coarse.grid.index_from_world(grid.centres()[unseen])[:, ::-1]
     occupancy[unseen] = ndimage.map_coordinates(

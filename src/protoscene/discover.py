@@ -101,7 +101,7 @@ def memory_plan(recording: Recording, grid: Grid) -> dict[str, int]:
         "evidence": len(recording) * (grid.n_voxels // 4 + 3 * pixels * views // 4),
         "pictures": CACHE_BYTES + 48 * 4 * pixels + 40 * pixels * views,
         "blobs": len(recording) * views * pixels * 4,
-        "detail": MOST_VOXELS * 16 + PICTURES * pixels * 12,
+        "detail": MOST_VOXELS * 48 + PICTURES * pixels * 12,
         "things": len(recording) * views * pixels * 12,
         "program": 2**29,
     }
