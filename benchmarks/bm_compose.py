@@ -225,9 +225,11 @@ def memory_table(workloads: Sequence[Workload]) -> str:
         row = [workload.name]
         for name in names:
             found = alone("peak", name, json.dumps(asdict(workload)))
-            row.append(f"{found['peak']:.0f} ({found['above']:.0f})")
+            above_base = found["peak"] - found["base"]
+            row.append(f"{found['peak']:.0f} ({above_base:.0f}; {found['above']:.0f})")
         rows.append(row)
-    return table(["peak MB (above inputs)", *names], rows)
+    heads = ["peak MB (above Python, torch and numba; above inputs)", *names]
+    return table(heads, rows)
 
 
 def first_calls() -> str:

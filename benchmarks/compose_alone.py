@@ -8,6 +8,7 @@ Prints one JSON object. Imports only Python's own modules until it is asked for 
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
@@ -50,12 +51,14 @@ def first() -> dict[str, float]:
 
 def peak(contender: str, workload: str) -> dict[str, float]:
     """MB while forward and backward run twice, in all and above the inputs (which hold the
-    gradient to the result too)."""
+    gradient to the result too); ``base`` is what the process holds before it has these."""
     from compose_contenders import CONTENDERS
     from compose_workloads import TINY, Workload
 
     CONTENDERS[contender](TINY).forward_backward()  # compiled, or read from the cache
-    return highest(CONTENDERS[contender](Workload(**json.loads(workload))).forward_backward)
+    base = _resident("VmRSS")
+    measured = CONTENDERS[contender](Workload(**json.loads(workload)))
+    return {"base": base} | highest(measured.forward_backward)
 
 
 def loss(workload: str, size: str, kind: str, folder: str) -> dict[str, float]:
@@ -74,6 +77,7 @@ def highest(function: Callable[[], object]) -> dict[str, float]:
     Not by getrusage: its peak counts what inputs took while they were made, and, before exec, the
     memory of the process that started this one.
     """
+    gc.collect()
     Path("/proc/self/clear_refs").write_text("5")
     before = _resident("VmRSS")
     function()

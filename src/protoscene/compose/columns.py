@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from protoscene.compose import lanes
-from protoscene.compose.lanes import NEXT_TO_NOTHING
+from protoscene import lanes
+from protoscene.lanes import FULL, NEXT_TO_NOTHING
 
 FAST = {"contract", "reassoc", "nsz", "arcp"}
 """NaN and infinity keep their meaning."""
@@ -75,24 +75,42 @@ def normalise(sums, o, n, total, k, like):
 
 
 @compiled
-def to_sums(sums, o, gradient, canvas, inverses, passed, n, like):
-    """The adjoint of normalise over n voxels: from the gradient to (rgb, α) that to (Σ aᵢcᵢ, A),
-    with inverses 1 / A (0 where A is) and passed dα/dA."""
+def to_sums(
+    sums, o, gradient, i, canvas, j, total, k, inverses, passed, n, smooth, like
+):  # fmt: skip
+    """The adjoint of normalise and of the cap over n voxels: from the gradient to (rgb, α) that to
+    (Σ aᵢcᵢ, A); inverses[…] = 1 / A (0 where A is), passed[…] = dα/dA. ``total`` is read where the
+    cap has changed A."""
     channels = len(like)
-    if channels == 4:
+    if channels == 4 and not smooth:
         fours = n // 4 * 4
         for z in range(0, fours, 4):
-            lanes.to_sums(sums, o + z * 4, gradient, canvas, z * 4, inverses, passed, z)
+            lanes.to_sums(
+                sums, o + z * 4, gradient, i + z * 4, canvas, j + z * 4, total, k + z, inverses,
+                passed, z,
+            )  # fmt: skip
         for z in range(fours, n):
-            lanes.to_sums_one(sums, o + z * 4, gradient, canvas, z * 4, inverses, passed, z)
+            lanes.to_sums_one(
+                sums, o + z * 4, gradient, i + z * 4, canvas, j + z * 4, total, k + z, inverses,
+                passed, z,
+            )  # fmt: skip
     else:
         for z in range(n):
-            last = z * channels + channels - 1
-            change = sums.dtype.type(0)
-            for c in range(last + 1 - channels, last):
-                sums[o + c] = gradient[c] * inverses[z]
-                change += sums[o + c] * canvas[c]
-            sums[o + last] = gradient[last] * passed[z] - change
+            first, last = z * channels, z * channels + channels - 1
+            alpha, zero = canvas[j + last], sums.dtype.type(0)
+            occupancy = total[k + z] if smooth or alpha >= 1 else alpha
+            inverses[z] = 1 / occupancy if occupancy > NEXT_TO_NOTHING else zero
+            if smooth:
+                squared = occupancy * occupancy
+                root = 1 / np.sqrt(np.sqrt(1 + squared * squared))
+                passed[z] = root * root * root * root * root
+            else:
+                passed[z] = 1 if occupancy <= FULL else 0
+            change = zero
+            for c in range(first, last):
+                sums[o + c] = gradient[i + c] * inverses[z]
+                change += sums[o + c] * canvas[j + c]
+            sums[o + last] = gradient[i + last] * passed[z] - change
 
 
 @compiled
@@ -133,26 +151,38 @@ def slopes(moments, mixed, low, rise, sums, o, n, like):
 
 
 @compiled
-def unmix(gradient, voxels, i, column, weight, n, dots, write, like):
-    """The adjoint of one of mix's four terms: gradient[i…] += weight · … if ``write``.
-    dots[0] = the gradient to the term's weight, Σ α · (occupancy's + Σ colour · colour's)."""
+def unmix(gradient, voxels, mixed, column, i0, i1, i2, i3, s0, s1, s2, s3, w, n, dots, write, like):
+    """The adjoint of mix with weights w · sₖ, and mix with weights sₖ, over n voxels: gradient[iₖ…]
+    += … if ``write``; dots[k] = Σ α · (column's occupancy + Σ colour · column's colour), the
+    gradient to the weight of term k; mixed[…] = Σₖ sₖ · premultiplied(column k)."""
     channels = len(like)
     dots[:] = 0
     if channels == 4:
         fours = n // 4 * 16
         for j in range(0, fours, 16):
-            lanes.unmix(gradient, voxels, i + j, column, j, weight, dots, write)
+            lanes.unmix(
+                gradient, voxels, mixed, column, j, i0 + j, i1 + j, i2 + j, i3 + j, s0, s1, s2, s3,
+                w, dots, write,
+            )  # fmt: skip
         for j in range(fours, n * 4, 4):
-            lanes.unmix_one(gradient, voxels, i + j, column, j, weight, dots, write)
-        dots[0] = dots[3] + dots[7] + dots[11] + dots[15]
+            lanes.unmix_one(
+                gradient, voxels, mixed, column, j, i0 + j, i1 + j, i2 + j, i3 + j, s0, s1, s2, s3,
+                w, dots, write,
+            )  # fmt: skip
+        for k in range(4):
+            dots[k] = dots[16 * k + 3] + dots[16 * k + 7] + dots[16 * k + 11] + dots[16 * k + 15]
     else:
-        for last in range(channels - 1, n * channels, channels):
-            occupancy = voxels[i + last]
-            change = column[last]
-            for c in range(last + 1 - channels, last):
-                change += voxels[i + c] * column[c]
+        mix(mixed, voxels, i0, i1, i2, i3, s0, s1, s2, s3, n, like)
+        for k in range(4):
+            i = i0 if k == 0 else i1 if k == 1 else i2 if k == 2 else i3
+            weight = w * (s0 if k == 0 else s1 if k == 1 else s2 if k == 2 else s3)
+            for last in range(channels - 1, n * channels, channels):
+                occupancy = voxels[i + last]
+                change = column[last]
+                for c in range(last + 1 - channels, last):
+                    change += voxels[i + c] * column[c]
+                    if write:
+                        gradient[i + c] += weight * occupancy * column[c]
                 if write:
-                    gradient[i + c] += weight * occupancy * column[c]
-            if write:
-                gradient[i + last] += weight * change
-            dots[0] += occupancy * change
+                    gradient[i + last] += weight * change
+                dots[k] += occupancy * change

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from protoscene import buffers
 from protoscene.compose import gather, scatter
-from protoscene.compose.buffers import zeros_or_used
 from protoscene.compose.gather import Pile, Placed
 from protoscene.compose.scatter import Wanted
 from protoscene.compose.tiles import Rows, Tiling, rows_of, slabs_of
@@ -26,6 +26,9 @@ from protoscene.threads import pieces_one_by_one
 BATCH_BYTES = 64 * 2**20
 """Of a batch's tiles in the backward pass."""
 Tile = tuple[int, int, int]
+
+ROWS_TILE: Tile = 64, 16, 16
+"""z, y, x of the tiles of a volume whose innermost axis is x."""
 
 
 def tile_of(shape: tuple[int, int, int]) -> Tile:
@@ -77,7 +80,9 @@ class Job:
         if has_room is None:
             has_room = np.ones(len(tiles), bool)
         before = np.cumsum(has_room) - has_room  # rooms needed by the tiles before
-        sums = np.empty(min(n, int(has_room.sum())) * size, self.dtype)  # the next one's too
+        sums = buffers.empty(
+            (min(n, int(has_room.sum())) * size,), self.dtype
+        )  # the next one's too
         for batch in range(int(before.max(initial=0)) // n + 1):
             chosen = np.flatnonzero(before // n == batch)
             offsets = (before[chosen] - batch * n) * size
@@ -95,6 +100,10 @@ class Job:
             canvas.reshape(-1), offsets.reshape(-1), pitch, np.arange(self.tiling.n_tiles)
         )
 
+    def nowhere(self, tiles: np.ndarray) -> Pile:
+        """Tiles that have no room here: each is made, and put elsewhere, by itself."""
+        return self._pile(np.empty(0, self.dtype), np.zeros(len(tiles), np.int64), (0, 0), tiles)
+
     def _pile(
         self, sums: np.ndarray, offsets: np.ndarray, pitch: tuple[int, int], tiles: np.ndarray
     ) -> Pile:
@@ -109,24 +118,18 @@ def forward(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """See :mod:`protoscene.compose.op`."""
     rows = voxels, table, voxel_sizes, which, centre, yaw, scale, presence
-    job = Job.of(rows, grid, channels, tile_of(grid.shape))
+    job = Job.of(rows, grid, channels, ROWS_TILE if contiguous else tile_of(grid.shape))
     ground = flat(background, job.dtype)
     nz, ny, nx = grid.shape
-    total = np.zeros(ny * nx * nz if keep_total else 0, job.dtype)
-    smooth = cap == "smooth"
-    if not contiguous:
-        # Fresh memory is zero, and what nothing touches costs nothing.
-        canvas, is_clear = zeros_or_used((ny, nx, nz, channels), job.dtype)
-        with pieces_one_by_one():
-            gather.compose_tiles(
-                job.whole(canvas), job.placed, ground, total, is_clear, True, smooth, job.like
-            )
+    total = buffers.zeros((ny * nx * nz if keep_total else 0,), job.dtype)
+    if contiguous:
+        canvas = buffers.empty((channels, nz, ny, nx), job.dtype)
+        pile, out = job.nowhere(np.arange(job.tiling.n_tiles)), flat(canvas, job.dtype)
     else:
-        canvas, _ = zeros_or_used((channels, nz, ny, nx), job.dtype)
-        for pile in job.heaps(np.arange(job.tiling.n_tiles)):
-            with pieces_one_by_one():
-                gather.compose_tiles(pile, job.placed, ground, total, False, True, smooth, job.like)
-                gather.transpose_tiles(pile, flat(canvas, job.dtype), job.like)
+        canvas = buffers.zeros((ny, nx, nz, channels), job.dtype)
+        pile, out = job.whole(canvas), flat(None, job.dtype)
+    with pieces_one_by_one():
+        gather.compose_tiles(pile, job.placed, ground, total, out, cap == "smooth", job.like)
     return torch.from_numpy(canvas), torch.from_numpy(total)
 
 
@@ -138,7 +141,7 @@ def backward(
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """See :mod:`protoscene.compose.op`."""
     rows = voxels, table, voxel_sizes, which, centre, yaw, scale, presence
-    job = Job.of(rows, grid, channels, tile_of(grid.shape))
+    job = Job.of(rows, grid, channels, ROWS_TILE if contiguous else tile_of(grid.shape))
     sink = Scatter(job, needs[0], any(needs[1:5]))
     ground = background if needs[5] else None
     found = None if ground is None else torch.empty_like(ground)
@@ -158,13 +161,6 @@ def backward(
     return sink.voxels(), *poses, voxels.new_empty(0) if found is None else found
 
 
-def _cleared(n: int, dtype: np.dtype) -> np.ndarray:
-    array, is_clear = zeros_or_used((n,), dtype)
-    if not is_clear:
-        torch.from_numpy(array).zero_()  # in parallel
-    return array
-
-
 class Scatter:
     """Sums gradients of (Σ aᵢcᵢ, A), given pile by pile, onto voxels and poses."""
 
@@ -172,7 +168,7 @@ class Scatter:
         self.job = job
         self.slabs = slabs_of(job.rows, job.table)
         self.wanted = Wanted(
-            _cleared(len(job.placed.voxels) if wants_voxels else 0, job.dtype),
+            buffers.zeros((len(job.placed.voxels) if wants_voxels else 0,), job.dtype),
             np.zeros((len(job.rows.which), self.slabs.most, 9)),
             wants_pose,
         )

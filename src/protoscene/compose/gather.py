@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit, prange
 
-from protoscene.compose import columns, lanes
+from protoscene import lanes
+from protoscene.compose import columns
 from protoscene.compose.columns import FAST
 from protoscene.threads import prefer_tbb
 
@@ -239,42 +240,51 @@ def gather_tile(j, pile, placed, ground, is_clear, like):
         )  # fmt: skip
 
 
-@inner
-def _compose_tile(j, pile, placed, ground, total, is_clear, finish, smooth, like):
-    gather_tile(j, pile, placed, ground, is_clear, like)
-    if finish:
-        t, has_ground = pile.tiles[j], len(ground.values) > 0
-        bounds = corner(t, pile.shape, pile.tile)
-        runs, thick = runs_of(t, bounds, pile, placed, has_ground)
-        _finish(
-            pile.sums, pile.offsets[j], pile.pitch, bounds, runs, thick, total, pile.shape, smooth,
-            like,
-        )  # fmt: skip
+@inlined
+def room_for(j, pile, like):
+    """A pile of its own for tile j, in memory that stays in a processor's own cache."""
+    nz, ny, nx = pile.tile
+    per_x = nz * len(like) + 16  # else columns of a power of two share their cache lines
+    sums = np.empty(ny * nx * per_x, pile.sums.dtype)
+    pitch = np.array([nx * per_x, per_x])
+    return Pile(sums, np.zeros(1, np.int64), pitch, pile.tiles[j : j + 1], pile.shape, pile.tile)
 
 
-@passes
-def compose_tiles(pile, placed, ground, total, is_clear, finish, smooth, like):
-    """For each tile the sums (Σ aᵢcᵢ, A), and where ``finish`` (rgb, α) instead. ``is_clear``: the
-    pile holds zeros already."""
-    for j in prange(len(pile.tiles)):
-        _compose_tile(np.int64(j), pile, placed, ground, total, is_clear, finish, smooth, like)
-
-
-@inner
-def _transpose_tile(j, pile, out, like):
+@inlined
+def _write_rows(sums, pitch, bounds, out, like):
+    """A tile, alone in its pile, into the volume ``out`` whose innermost axis is x."""
     channels = len(like)
-    z0, z1, y0, y1, x0, x1 = corner(pile.tiles[j], pile.shape, pile.tile)
-    for c in range(channels):
-        for z in range(z0, z1):
-            for y in range(y0, y1):
-                i = pile.offsets[j] + (y - y0) * pile.pitch[0] + (z - z0) * channels + c
-                o = c * out.strides[0] + z * out.strides[1] + y * out.strides[2]
-                for x in range(x0, x1):
-                    out.values[o + x * out.strides[3]] = pile.sums[i + (x - x0) * pile.pitch[1]]
+    n_x = bounds[5] - bounds[4]
+    fours = n_x // 4 * 4 if channels == 4 else 0
+    for z in range(bounds[0], bounds[1]):
+        for y in range(bounds[2], bounds[3]):
+            i = (y - bounds[2]) * pitch[0] + (z - bounds[0]) * channels
+            o = z * out.strides[1] + y * out.strides[2] + bounds[4]
+            for x in range(0, fours, 4):
+                lanes.transpose(out.values, o + x, out.strides[0], sums, i + x * pitch[1], pitch[1])
+            for c in range(channels):
+                for x in range(fours, n_x):
+                    out.values[o + c * out.strides[0] + x] = sums[i + x * pitch[1] + c]
+
+
+@inner
+def _compose_tile(j, pile, placed, ground, total, out, smooth, like):
+    writes_rows = len(out.values) > 0
+    if writes_rows:
+        pile, j = room_for(j, pile, like), 0
+    gather_tile(j, pile, placed, ground, not writes_rows, like)
+    bounds = corner(pile.tiles[j], pile.shape, pile.tile)
+    runs, thick = runs_of(pile.tiles[j], bounds, pile, placed, len(ground.values) > 0)
+    _finish(
+        pile.sums, pile.offsets[j], pile.pitch, bounds, runs, thick, total, pile.shape, smooth, like
+    )  # fmt: skip
+    if writes_rows:
+        _write_rows(pile.sums, pile.pitch, bounds, out, like)
 
 
 @passes
-def transpose_tiles(pile, out, like):
-    """Write the tiles into the volume ``out``, x innermost."""
+def compose_tiles(pile, placed, ground, total, out, smooth, like):
+    """Each tile's (rgb, α): into the pile, which holds zeros, or into the volume ``out``, x
+    innermost, if that is not empty; the pile then has room for nothing."""
     for j in prange(len(pile.tiles)):
-        _transpose_tile(np.int64(j), pile, out, like)
+        _compose_tile(np.int64(j), pile, placed, ground, total, out, smooth, like)

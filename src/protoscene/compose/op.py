@@ -10,11 +10,13 @@ Total: A as (ny, nx, nz), empty unless ``keep_total``, with the hard cap meant o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.library import CustomOpDef
 
 from protoscene.compose import cpu, torch_backend
 from protoscene.geometry import Grid
@@ -55,7 +57,21 @@ def _expect(name: str, value: Tensor, shape: tuple[int, ...]) -> None:
         raise ValueError(f"{name} is {tuple(value.shape)}, expected {shape}")
 
 
-@torch.library.custom_op("protoscene::compose", mutates_args=())
+def _operator(name: str) -> Callable[[Callable[..., Any]], CustomOpDef]:
+    """A custom operator whose kernel for processors is called as it is: that of custom_op's own
+    making imports torch._dynamo at its first call, which takes longer than to compose."""
+
+    def define(function: Callable[..., Any]) -> CustomOpDef:
+        name_in_torch = f"protoscene::{name}"
+        function = inspect.unwrap(function)  # torch looks its types up where it was written
+        operator = torch.library.custom_op(name_in_torch, function, mutates_args=())
+        torch.library.impl(name_in_torch, "cpu", function)
+        return operator
+
+    return define
+
+
+@_operator("compose")
 def compose_op(
     voxels: Tensor,
     table: Tensor,
@@ -97,7 +113,7 @@ def _(
     return voxels.new_empty(canvas), voxels.new_empty(ny * nx * nz if keep_total else 0)
 
 
-@torch.library.custom_op("protoscene::compose_backward", mutates_args=())
+@_operator("compose_backward")
 def compose_backward_op(
     gradient: Tensor,
     canvas: Tensor,

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import prange
 
+from protoscene import lanes
 from protoscene.compose import columns
 from protoscene.compose.gather import (
     corner,
@@ -19,7 +20,6 @@ from protoscene.compose.gather import (
     runs_of,
     snapped,
 )
-from protoscene.compose.lanes import FULL, NEXT_TO_NOTHING
 from protoscene.compose.tiles import SLAB
 
 
@@ -35,21 +35,37 @@ class Wanted(NamedTuple):
 
 
 @inlined
-def column_of(flat, z0, z1, y, x, out, like):
-    """One canvas column of a volume, channel last."""
-    volume, strides = flat.values, flat.strides
+def tile_of(volume, bounds, runs, thick, like):
+    """A tile of a volume, channel last: (values, place of its corner, pitch along y, along x). A
+    volume whose columns lie like that itself, else a copy of the rows with a marked voxel."""
+    values, strides = volume.values, volume.strides
     channels = len(like)
-    start = z0 * strides[1] + y * strides[2] + x * strides[3]
+    z0, y0, x0 = bounds[0], bounds[2], bounds[4]
+    n_z, n_y, n_x = bounds[1] - z0, bounds[3] - y0, bounds[5] - x0
+    start = z0 * strides[1] + y0 * strides[2] + x0 * strides[3]
     if strides[0] == 1 and strides[1] == channels:
-        out[: (z1 - z0) * channels] = volume[start : start + (z1 - z0) * channels]
-        return
-    for z in range(z1 - z0):
-        for c in range(channels):
-            out[z * channels + c] = volume[start + c * strides[0] + z * strides[1]]
+        return values, start, strides[2], strides[3]
+    pitch = n_z * channels + 16
+    copy = np.empty(n_y * n_x * pitch, values.dtype)
+    fours = n_x // 4 * 4 if channels == 4 and strides[3] == 1 else 0
+    for y in range(n_y):
+        run = np.uint64(0)
+        for x in range(n_x):
+            run |= runs[y, x]
+        for z in range(n_z):
+            if not run >> np.uint64(z // thick) & np.uint64(1):
+                continue
+            i, o = start + z * strides[1] + y * strides[2], y * n_x * pitch + z * channels
+            for x in range(0, fours, 4):
+                lanes.transpose(copy, o + x * pitch, pitch, values, i + x, strides[0])
+            for x in range(fours, n_x):
+                for c in range(channels):
+                    copy[o + x * pitch + c] = values[i + c * strides[0] + x * strides[3]]
+    return copy, 0, n_x * pitch, pitch
 
 
 @inlined
-def to_background(found, ground, sums, o, slope, inverses, passed, z0, n, y, x, like):
+def to_background(found, ground, sums, o, slope, s, inverses, passed, z0, n, y, x, like):
     """The gradient to the background's straight (c, α) from that to its (αc, α).
 
     Where nothing else is, it is the canvas's own: the difference of two numbers over a small A
@@ -66,23 +82,17 @@ def to_background(found, ground, sums, o, slope, inverses, passed, z0, n, y, x, 
         change = sums[j + last]
         for c in range(last):
             place = k + c * found.strides[0]
-            found.values[place] = slope[z * channels + c] if is_alone else occupancy * sums[j + c]
+            found.values[place] = (
+                slope[s + z * channels + c] if is_alone else occupancy * sums[j + c]
+            )
             change += sums[j + c] * ground.values[i + c * ground.strides[0]]
         if is_alone:
-            change = slope[z * channels + last] * passed[z]
+            change = slope[s + z * channels + last] * passed[z]
         found.values[k + last * found.strides[0]] = change
 
 
-@inlined
-def slopes_of_cap(inverses, passed, z, occupancy, smooth):
-    """1 / A and dα/dA."""
-    inverses[z] = 1 / occupancy if occupancy > NEXT_TO_NOTHING else 0
-    if smooth:
-        squared = occupancy * occupancy
-        root = 1 / np.sqrt(np.sqrt(1 + squared * squared))
-        passed[z] = root * root * root * root * root
-    else:
-        passed[z] = 1 if occupancy <= FULL else 0
+AHEAD = 4
+"""Columns from the one at work to the one whose cache lines are asked for."""
 
 
 @inner
@@ -92,7 +102,8 @@ def _to_sums_tile(j, pile, placed, gradient, canvas, total, ground, found, smoot
     n, has_ground = bounds[1] - bounds[0], len(found.values) > 0
     runs, thick = runs_of(pile.tiles[j], bounds, pile, placed, has_ground)
     dtype = pile.sums.dtype
-    slope, value = np.empty(n * channels, dtype), np.empty(n * channels, dtype)
+    slopes, slopes_start, slopes_y, slopes_x = tile_of(gradient, bounds, runs, thick, like)
+    values, values_start, values_y, values_x = tile_of(canvas, bounds, runs, thick, like)
     inverses, passed = np.empty(n, dtype), np.empty(n, dtype)
     for y in range(bounds[2], bounds[3]):
         for x in range(bounds[4], bounds[5]):
@@ -102,19 +113,22 @@ def _to_sums_tile(j, pile, placed, gradient, canvas, total, ground, found, smoot
             z0, z1 = next_run(run, 0, n, thick)
             while z0 < n:
                 m = z1 - z0
-                column_of(gradient, bounds[0] + z0, bounds[0] + z1, y, x, slope, like)
-                column_of(canvas, bounds[0] + z0, bounds[0] + z1, y, x, value, like)
-                for z in range(m):
-                    alpha = value[z * channels + channels - 1]
-                    is_kept = alpha > 0 and (smooth or alpha >= 1)
-                    occupancy = total[first + z0 + z] if is_kept else alpha
-                    slopes_of_cap(inverses, passed, z, occupancy, smooth)
-                i = o + z0 * channels
-                columns.to_sums(pile.sums, i, slope, value, inverses, passed, m, like)
+                k = slopes_start + (y - bounds[2]) * slopes_y + (x - bounds[4]) * slopes_x
+                k += z0 * channels
+                i = values_start + (y - bounds[2]) * values_y + (x - bounds[4]) * values_x
+                i += z0 * channels
+                # What lies beside it comes next: columns are short, and far apart in memory.
+                for line in range(0, m * channels, 64 // slopes.itemsize):
+                    lanes.prefetch(slopes, k + AHEAD * slopes_x + line)
+                    lanes.prefetch(values, i + AHEAD * values_x + line)
+                columns.to_sums(
+                    pile.sums, o + z0 * channels, slopes, k, values, i, total, first + z0,
+                    inverses, passed, m, smooth, like,
+                )  # fmt: skip
                 if has_ground:
                     to_background(
-                        found, ground, pile.sums, i, slope, inverses, passed, bounds[0] + z0, m,
-                        y, x, like,
+                        found, ground, pile.sums, o + z0 * channels, slopes, k, inverses, passed,
+                        bounds[0] + z0, m, y, x, like,
                     )  # fmt: skip
                 z0, z1 = next_run(run, z1, n, thick)
 
@@ -158,8 +172,8 @@ def _scatter_tile(
         w = snapped(map_[6] + map_[7] * (z0 + z))
         rise[z] = w - middle if 0 < w < n_z - 1 else np.nan
     u_middle, v_middle, w_middle = (n_x + 1) / 2, (n_y + 1) / 2, (n_z - 1) / 2
-    share = np.empty(5, voxels.dtype)
-    dot = np.empty(4, np.float64)
+    share, dot = np.empty(4, voxels.dtype), np.empty(4, np.float64)
+    presence = voxels.dtype.type(map_[8])
     for y in range(y0, y1):
         x0, x1 = _row_range(
             map_[3] + map_[5] * y, map_[4], slab * SLAB, (slab + 1) * SLAB,
@@ -180,20 +194,16 @@ def _scatter_tile(
             u1, v1 = u - i, v - j
             u0, v0 = i + 1 - u, j + 1 - v
             share[0], share[1], share[2], share[3] = u0 * v0, u1 * v0, u0 * v1, u1 * v1
-            share[4] = map_[8]
             start = block[0] + j * per_y + i * per_x + first * channels
-            for k in range(4):
-                at = start + k % 2 * per_x + k // 2 * per_y
-                columns.unmix(
-                    found, voxels, at, column, share[k] * share[4], used, dots, wants_voxels, like
-                )
-                dot[k] = dots[0]
+            columns.unmix(
+                found, voxels, mixed, column, start, start + per_x, start + per_y,
+                start + per_y + per_x, share[0], share[1], share[2], share[3], presence, used,
+                dots, wants_voxels, like,
+            )  # fmt: skip
             if not wants_pose:
                 continue
-            columns.mix(
-                mixed, voxels, start, start + per_x, start + per_y, start + per_y + per_x,
-                share[0], share[1], share[2], share[3], used, like,
-            )  # fmt: skip
+            for k in range(4):
+                dot[k] = dots[k]
             columns.slopes(dots, mixed, low, rise, sums, o, z1 - z0, like)
             dw, dw_rise = np.float64(dots[0]), np.float64(dots[1])
             du = (dot[1] - dot[0]) * v0 + (dot[3] - dot[2]) * v1
@@ -218,7 +228,7 @@ def _scatter_slab(unit, units, first, rows, pile, slots, placed, wanted, like):
     tall = placed.blocks[rows[first[k]], 1] + 2
     mixed, column = np.empty(tall * channels, dtype), np.empty(tall * channels, dtype)
     low, weights = np.empty(tile[0], np.int64), np.empty((tile[0], 2), dtype)
-    rise, dots = np.empty(tile[0], dtype), np.empty(16, dtype)
+    rise, dots = np.empty(tile[0], dtype), np.empty(64, dtype)
     for m in range(first[k], first[k + 1]):
         p = rows[m]
         box = placed.boxes[p]

@@ -14,7 +14,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from protoscene.compose.lanes import FULL, NEXT_TO_NOTHING
 from protoscene.compose.torch_columns import (
     MOST_NUMBERS,
     Between,
@@ -22,6 +21,7 @@ from protoscene.compose.torch_columns import (
     Poses,
     Prototype,
 )
+from protoscene.lanes import FULL, NEXT_TO_NOTHING
 
 
 @torch.no_grad()

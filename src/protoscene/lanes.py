@@ -2,8 +2,8 @@
 
 LLVM does not find these by itself: a voxel's first three lanes are to be multiplied by its fourth.
 Each intrinsic reads and writes its arrays at an index (in numbers, unaligned) and is lowered by
-LLVM to whatever the processor has. :mod:`columns` has the same steps in plain loops, for numbers of
-channels other than four.
+LLVM to whatever the processor has. :mod:`protoscene.compose.columns` has the same steps in plain
+loops, for numbers of channels other than four.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ class Lanes:
     def store(self, value: Any, pointer: Any) -> None:
         self.builder.store(value, pointer).align = self.size
 
-    def constant(self, value: float) -> Any:
-        number = ir.Constant(self.element, value)
-        return ir.Constant(ir.VectorType(self.element, self.n), [number] * self.n)
+    def constant(self, value: float, n: int = 0) -> Any:
+        number, n = ir.Constant(self.element, value), n or self.n
+        return ir.Constant(ir.VectorType(self.element, n), [number] * n)
 
     def splat(self, number: Any) -> Any:
         vector = ir.VectorType(self.element, self.n)
@@ -168,31 +168,43 @@ def normalise_one(_context, sums, o, total, k):
 
 
 def _to_sums(v: Lanes, t: Any, a: Any) -> None:
-    """The adjoint of normalise: g = gradient[i…] to (rgb, α), with inverses[k…] = 1 / A and
-    passed[k…] = dα/dA, becomes sums[o…] = (g / A, passed · gα − Σ g · rgb / A)."""
-    gradient = v.load(v.pointer(t[2], a[2], a[4]))
-    canvas = v.load(v.pointer(t[3], a[3], a[4]))
+    """The adjoint of normalise: the gradient g[i…] to canvas[j…], (rgb, α), becomes sums[o…] =
+    (g / A, passed · gα − Σ g · rgb / A), with A = α, or total[k…] where α is capped. Also
+    inverses[z…] = 1 / A, 0 where A is, and passed[z…] = dα/dA."""
+    few = v.n // 4
+    gradient = v.load(v.pointer(t[2], a[2], a[3]))
+    canvas = v.load(v.pointer(t[4], a[4], a[5]))
+    alpha, one = v.shuffle(canvas, canvas, v.occupancy[::4]), v.constant(1, few)
+    total = v.load(v.pointer(t[6], a[6], a[7], few))
+    total = v.builder.select(v.builder.fcmp_ordered(">=", alpha, one), total, alpha)
+    there = v.builder.fcmp_ordered(">", total, v.constant(NEXT_TO_NOTHING, few))
+    inverse = v.builder.fdiv(one, v.builder.select(there, total, one), flags=FLAGS)
+    inverse = v.builder.select(there, inverse, v.constant(0, few))
+    is_free = v.builder.fcmp_ordered("<=", total, v.constant(FULL, few))
+    passed = v.builder.select(is_free, one, v.constant(0, few))
+    v.store(inverse, v.pointer(t[8], a[8], a[10], few))
+    v.store(passed, v.pointer(t[9], a[9], a[10], few))
     each = [lane // 4 for lane in range(v.n)]
-    inverse, passed = (
-        v.shuffle(few, few, each)
-        for few in (v.load(v.pointer(t[k], a[k], a[7], v.n // 4)) for k in (5, 6))
-    )
-    colour = v.times(gradient, inverse)
-    change = v.with_occupancy_of(v.times(colour, canvas), v.constant(0))
-    occupancy = v.builder.fsub(v.times(gradient, passed), v.sum_of_voxel(change), flags=FLAGS)
+    colour = v.times(gradient, v.shuffle(inverse, inverse, each))
+    change = v.sum_of_voxel(v.with_occupancy_of(v.times(colour, canvas), v.constant(0)))
+    kept = v.times(gradient, v.shuffle(passed, passed, each))
+    occupancy = v.builder.fsub(kept, change, flags=FLAGS)
     v.store(v.with_occupancy_of(colour, occupancy), v.pointer(t[0], a[0], a[1]))
 
 
-@intrinsic
-def to_sums(_context, sums, o, gradient, canvas, i, inverses, passed, k):
+def _to_sums_types(sums: Any, gradient: Any, canvas: Any, total: Any, each: Any) -> Sequence[Any]:
     n = types.int64
-    return _step(sums, (sums, n, gradient, canvas, n, inverses, passed, n), _to_sums)
+    return (sums, n, gradient, n, canvas, n, total, n, each, each, n)
 
 
 @intrinsic
-def to_sums_one(_context, sums, o, gradient, canvas, i, inverses, passed, k):
-    n = types.int64
-    return _step(sums, (sums, n, gradient, canvas, n, inverses, passed, n), _to_sums, 1)
+def to_sums(_context, sums, o, gradient, i, canvas, j, total, k, inverses, passed, z):
+    return _step(sums, _to_sums_types(sums, gradient, canvas, total, inverses), _to_sums)
+
+
+@intrinsic
+def to_sums_one(_context, sums, o, gradient, i, canvas, j, total, k, inverses, passed, z):
+    return _step(sums, _to_sums_types(sums, gradient, canvas, total, inverses), _to_sums, 1)
 
 
 def _spread(v: Lanes, t: Any, a: Any) -> None:
@@ -228,31 +240,72 @@ def slope_one(_context, moments, mixed, i, sums, o, height):
 
 
 def _unmix(v: Lanes, t: Any, a: Any) -> None:
-    """The adjoint of one of mix's terms, with t = column's occupancy + Σ colour · column's colour:
-    gradient[i…] += weight · (α · column's colour, t) if ``write``; dots[0…] += voxel · t, of
-    which only the occupancy's lanes mean anything."""
-    rgba = v.load(v.pointer(t[1], a[1], a[2]))
-    adjoint = v.load(v.pointer(t[3], a[3], a[4]))
-    total = v.sum_of_voxel(v.times(adjoint, v.with_occupancy_of(rgba, v.constant(1))))
-    place = v.pointer(t[6], a[6], v.index(0))
-    v.store(v.plus(v.load(place), v.times(rgba, total)), place)
-    with v.builder.if_then(a[7]):
-        place = v.pointer(t[0], a[0], a[2])
-        colour = v.times(adjoint, v.shuffle(rgba, rgba, v.occupancy))
-        change = v.with_occupancy_of(colour, total)
-        v.store(v.plus(v.load(place), v.times(change, v.splat(a[5]))), place)
+    """The adjoint of mix, and mix itself with weights sₖ, in one pass. With adjoint = column[o…]
+    and tₖ = its occupancy + Σ its colour · voxel k's colour,
+
+        gradient[iₖ…] += w · sₖ · (αₖ · adjoint's colour, tₖ) if ``write``
+        dots[16k…] += voxel k · tₖ, of which only the occupancy's lanes mean anything
+        mixed[o…] = Σₖ sₖ · premultiplied(voxels[iₖ…])
+    """
+    adjoint, ones = v.load(v.pointer(t[3], a[3], a[4])), v.constant(1)
+    presence, mixed = v.splat(a[13]), None
+    for k in range(4):
+        rgba, share = v.load(v.pointer(t[1], a[1], a[5 + k])), v.splat(a[9 + k])
+        occupancy = v.shuffle(rgba, rgba, v.occupancy)
+        total = v.sum_of_voxel(v.times(adjoint, v.with_occupancy_of(rgba, ones)))
+        dots = v.pointer(t[14], a[14], v.index(16 * k))
+        v.store(v.plus(v.load(dots), v.times(rgba, total)), dots)
+        premultiplied = v.times(rgba, v.with_occupancy_of(occupancy, ones))
+        term = v.times(premultiplied, share)
+        mixed = term if mixed is None else v.plus(mixed, term)
+        with v.builder.if_then(a[15]):
+            place = v.pointer(t[0], a[0], a[5 + k])
+            change = v.with_occupancy_of(v.times(adjoint, occupancy), total)
+            change = v.times(change, v.times(share, presence))
+            v.store(v.plus(v.load(place), change), place)
+    v.store(mixed, v.pointer(t[2], a[2], a[4]))
+
+
+def _unmix_types(gradient: Any, voxels: Any, mixed: Any, column: Any, dots: Any) -> Sequence[Any]:
+    n, f = types.int64, voxels.dtype
+    return (gradient, voxels, mixed, column, *[n] * 5, *[f] * 5, dots, types.boolean)
 
 
 @intrinsic
-def unmix(_context, gradient, voxels, i, column, o, weight, dots, write):
-    n, f = types.int64, voxels.dtype
-    return _step(voxels, (gradient, voxels, n, column, n, f, dots, types.boolean), _unmix)
+def unmix(
+    _context, gradient, voxels, mixed, column, o, i0, i1, i2, i3, s0, s1, s2, s3, w, dots, write
+):
+    return _step(voxels, _unmix_types(gradient, voxels, mixed, column, dots), _unmix)
 
 
 @intrinsic
-def unmix_one(_context, gradient, voxels, i, column, o, weight, dots, write):
-    n, f = types.int64, voxels.dtype
-    return _step(voxels, (gradient, voxels, n, column, n, f, dots, types.boolean), _unmix, 1)
+def unmix_one(
+    _context, gradient, voxels, mixed, column, o, i0, i1, i2, i3, s0, s1, s2, s3, w, dots, write
+):
+    return _step(voxels, _unmix_types(gradient, voxels, mixed, column, dots), _unmix, 1)
+
+
+def _transpose(v: Lanes, t: Any, a: Any) -> None:
+    """Four rows of four numbers, out[o + j · pitch + k] = values[i + k · stride + j]."""
+    rows, index = [], a[4]
+    for _ in range(4):
+        rows.append(v.load(v.pointer(t[3], a[3], index)))
+        index = v.builder.add(index, a[5])
+    low, high = (
+        [v.shuffle(x, y, lanes) for x, y in (rows[:2], rows[2:])]
+        for lanes in ((0, 4, 1, 5), (2, 6, 3, 7))
+    )
+    index = a[1]
+    for pair in (low, high):
+        for lanes in ((0, 1, 4, 5), (2, 3, 6, 7)):
+            v.store(v.shuffle(*pair, lanes), v.pointer(t[0], a[0], index))
+            index = v.builder.add(index, a[2])
+
+
+@intrinsic
+def transpose(_context, out, o, pitch, values, i, stride):
+    n = types.int64
+    return _step(values, (out, n, n, values, n, n), _transpose, 1)
 
 
 @intrinsic
