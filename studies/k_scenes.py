@@ -235,7 +235,7 @@ def train(
     dictionary = Dictionary(start(views, options.scenes, remedy.start, random))
     optimiser = torch.optim.Adam(
         [
-            {"params": chooser.parameters(), "lr": 3e-3},
+            {"params": chooser.parameters(), "lr": 1e-3},
             {"params": dictionary.prototypes.parameters(), "lr": 0.1},
         ]
     )
