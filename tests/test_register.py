@@ -327,6 +327,21 @@ def test_search_finds_any_turn_and_any_jump(model: Model, turn_deg: float) -> No
     assert abs(np.rad2deg(wrap_angle(got[3] - true[3]))) < 1
 
 
+def test_a_thing_whose_foot_is_hidden_is_found(model: Model, taken: Ride) -> None:
+    """Its blob's middle is too high by more than the distances reach."""
+    true, points = taken.poses[0], taken.crops.own_points(0)
+    shows = points[:, 2] > true[2]
+    crops = replace(
+        taken.crops, points=points[shows], start=np.array([0, shows.sum()]),
+        point_colour=taken.crops.point_colour[: len(points)][shows],
+    )  # fmt: skip
+    middle = true[:3] + [0, 0, CART_DIMS[2] / 4]
+    near = replace(model, truncation=0.03, distance=np.clip(model.distance, -0.03, 0.03))
+    got = search(near, crops, 0, [], np.zeros(3), middle)
+    assert np.linalg.norm(got[:3] - true[:3]) < 0.01
+    assert abs(np.rad2deg(wrap_angle(got[3] - true[3]))) < 2
+
+
 def painted_ball(steepness: float) -> tuple[Model, np.ndarray, np.ndarray]:
     """A ball whose red rises along x and whose green along y, points on it and their colours."""
     axis = np.linspace(-0.2, 0.2, 41)

@@ -8,6 +8,7 @@ few rounds. A signed distance pulls from afar where an occupancy volume is flat.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 
 import numba
 import numpy as np
@@ -339,8 +340,12 @@ def search(
 
     surface = model.surface()
     candidates = list(guesses)
-    for yaw in np.arange(n_yaws) * (2 * np.pi / n_yaws):
-        place = middle - rotation_from_yaw(yaw) @ middle_own
+    # What hides a thing mostly stands before its foot: then only its top is where the blob's is.
+    top = np.quantile(crops.own_points(i)[:, 2], 0.98) - model.bounds()[1, 2]
+    raised = top - (middle[2] - middle_own[2])
+    lifts = [0.0, raised] if abs(raised) > model.grid.voxel_size else [0.0]
+    for yaw, lift in product(np.arange(n_yaws) * (2 * np.pi / n_yaws), lifts):
+        place = middle - rotation_from_yaw(yaw) @ middle_own + [0, 0, lift]
         candidates.append(descend(model, crops, i, np.array([*place, yaw]), 2, turn=False))
     costs = [cost(c) for c in candidates]
     order = [k for k in np.argsort(costs) if k >= len(guesses)][:best]
