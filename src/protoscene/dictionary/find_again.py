@@ -107,10 +107,10 @@ def _lattice(
     grid, low = surface.grid, min(floors)
     high = max(f + float(p.dims[2]) for f, p in zip(floors, portraits, strict=True))
     z = grid.axes()[2]
-    stands = (surface.distance <= 0)[(z > low + grid.voxel_size) & (z < high)].any(axis=0)
-    if not stands.any():
-        stands[:] = True
-    rows, columns = np.nonzero(stands)
+    layers = (z > low + grid.voxel_size) & (z < high)
+    rows, columns = np.nonzero((surface.distance[layers] <= 0).any(axis=0))
+    if len(rows) == 0:
+        rows, columns = (np.array([0, n - 1]) for n in grid.shape[1:])
     around = 0.5 * max(float(p.dims[:2].max()) for p in portraits)
     lower = grid.lower[:2] + np.array([columns.min(), rows.min()]) * grid.voxel_size - around
     upper = grid.lower[:2] + np.array([columns.max(), rows.max()]) * grid.voxel_size + around

@@ -6,18 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.fft import next_fast_len
 from scipy.spatial.distance import squareform
 from torch import Tensor
 
-from protoscene.crops import joined
+from protoscene.crops import Crops, joined
 from protoscene.dictionary.correlate import YAWS, Correlator, imprint
 from protoscene.dictionary.portrait import Agreement, Portrait, agreement, inverse, placed, portrait
 from protoscene.geometry import Grid
 from protoscene.observe import Progress
-from protoscene.register import onto
+from protoscene.register import descend, misfit, onto, total_misfit
 from protoscene.shape import finish
 from protoscene.start import Thing, fitting
 
@@ -31,7 +31,9 @@ MOST_CELLS = 96
 CANDIDATES = 6
 """Turns of a pair that are refined."""
 ROUNDS = 2
-"""Times that a kind is fused anew and its members descend on it."""
+"""Times that members move onto the others, and that all instants descend on what is fused anew."""
+QUARTER = 0.03
+"""A pose turned by quarters must fit better by this misfit."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,28 +196,58 @@ def _fused(things: list[Thing], members: list[int], frames: list[np.ndarray]) ->
     their pictures agree on no surface."""
     crops = [t.crops for t in things if t.crops is not None]  # what is alike was portrayed
     pictures = joined(crops)
-    good = np.concatenate([fitting(t.misfits) for t in things])
-    ends = np.cumsum([len(t.instants) for t in things])[:-1]
-    own = [placed(t.poses, frame) for t, frame in zip(things, frames, strict=True)]
-    dims = np.max([t.dims for t in things], axis=0)
+    poses = np.concatenate([placed(t.poses, f) for t, f in zip(things, frames, strict=True)])
     of_thing = np.repeat(np.arange(len(things)), [len(t.instants) for t in things])
+    good = np.concatenate([fitting(t.misfits) for t in things])
+    dims = np.max([t.dims for t in things], axis=0)
     root = next(k for k, frame in enumerate(frames) if not frame.any())
     for _ in range(ROUNDS):
-        for k, thing in enumerate(things):
+        for k in range(len(things)):
             if k != root:
-                others = portrait(pictures, np.concatenate(own), good & (of_thing != k), dims)
-                its = portrait(crops[k], own[k], fitting(thing.misfits), dims)
-                own[k] = placed(own[k], onto(others.model, its.points, np.zeros(4), 8))
-    shared = portrait(pictures, np.concatenate(own), good, dims)
+                _moved_onto_the_others(pictures, poses, good, of_thing == k, dims)
+    shared = portrait(pictures, poses, good, dims)
+    for _ in range(ROUNDS):
+        misfits = _readjusted(shared, pictures, poses)
+        good = np.concatenate([fitting(misfits[of_thing == k]) for k in range(len(things))])
+        shared = portrait(pictures, poses, good, dims)
     # Numbers of instants that never follow each other from one thing to the next.
     instants = [i + 10**6 * k for k, thing in enumerate(things) for i in thing.instants]
-    finest = 0.5 * pictures.pixel_size
-    shape = finish(pictures, shared.model, np.concatenate(own), instants, good, finest)
+    shape = finish(pictures, shared.model, poses, instants, good, 0.5 * pictures.pixel_size)
     if shape is None:
         return None
-    changed = [
-        replace(thing, dims=shape.dims, poses=poses, rgba=shape.rgba, voxel_size=shape.voxel_size)
-        for thing, poses in zip(things, np.split(shape.poses, ends), strict=True)
-    ]
-    return Kind(shape.dims, shape.rgba, shape.voxel_size, tuple(members), tuple(changed),
+    changed = tuple(
+        replace(thing, dims=shape.dims, poses=shape.poses[of_thing == k],
+                misfits=misfits[of_thing == k], rgba=shape.rgba, voxel_size=shape.voxel_size)
+        for k, thing in enumerate(things)
+    )  # fmt: skip
+    return Kind(shape.dims, shape.rgba, shape.voxel_size, tuple(members), changed,
                 portrait(pictures, shape.poses, good, shape.dims))  # fmt: skip
+
+
+def _moved_onto_the_others(
+    pictures: Crops, poses: Float[np.ndarray, "i 4"], good: Bool[np.ndarray, " i"],
+    own: Bool[np.ndarray, " i"], dims: Float[np.ndarray, "3"],
+) -> None:  # fmt: skip
+    """Moves (in place) the poses of one thing's instants, ``own``, all alike, so that its surface
+    lies on that of the others."""
+    others = portrait(pictures, poses, good & ~own, dims)
+    its = portrait(pictures, poses, good & own, dims)
+    poses[own] = placed(poses[own], onto(others.model, its.points, np.zeros(4), 8))
+
+
+def _readjusted(
+    shared: Portrait, pictures: Crops, poses: Float[np.ndarray, "i 4"]
+) -> Float[np.ndarray, " i"]:
+    """Puts (in place) every instant where it fits the kind's model best: as it was, or turned by
+    quarters, descended. Returns the misfits."""
+    surface = shared.model.surface()
+    misfits = np.empty(len(poses))
+    for i in range(len(poses)):
+        tried = []
+        for quarter in range(4):
+            start = poses[i] + [0, 0, 0, quarter * np.pi / 2]
+            pose = descend(shared.model, pictures, i, start, 6)
+            cost = total_misfit(misfit(shared.model, surface, pictures, i, pose))
+            tried.append((cost + (QUARTER if quarter else 0.0), quarter, pose))
+        misfits[i], _, poses[i] = min(tried, key=lambda t: t[:2])
+    return misfits
