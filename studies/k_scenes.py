@@ -39,6 +39,8 @@ Select = Callable[[Tensor, float, torch.Generator], Tensor]
 SIZE_M = 1.1
 LOOKED_AT = 16
 """The network sees the evidence at this many voxels a side."""
+HELD_OUT = 4
+"""Views of each scene that are not trained on."""
 NEGLIGIBLE = 1e-3
 """Weights below draw nothing."""
 
@@ -126,43 +128,45 @@ class Chooser(nn.Module):
         return scores
 
 
-def look(views: list[View]) -> Tensor:
-    """(n, 5, 16, 16, 16), each channel brought to a mean square of 1."""
-    looks = []
-    for view in views:
-        free = view.known & (view.rgba[3] == 0)
-        shown = torch.tensor(np.concatenate([view.rgba * view.rgba[3], free[None]])).float()
-        looks.append(nn.functional.adaptive_avg_pool3d(shown, LOOKED_AT))
-    stacked = torch.stack(looks)
-    return stacked / stacked.square().mean(dim=(0, 2, 3, 4), keepdim=True).sqrt().clamp(min=1e-3)
+def look(view: View) -> Tensor:
+    """(5, 16, 16, 16): block means of colour and occupancy of the surface, and of free space."""
+    free = view.known & (view.rgba[3] == 0)
+    shown = torch.from_numpy(np.concatenate([view.rgba * view.rgba[3], free[None]]))
+    return nn.functional.adaptive_avg_pool3d(shown.float(), LOOKED_AT)
 
 
 @dataclass(frozen=True, eq=False)
 class Pool:
-    """Views to train on and views held out, each with the number of its scene (for scoring)."""
+    """Views to train on, and what the network sees of these and of views held out, each
+    with the number of its scene (for scoring); held-out ones come last."""
 
     views: list[View]
-    scenes: np.ndarray
     looks: Tensor
+    scenes: np.ndarray
     held_out: np.ndarray
-    """Whether each view is."""
 
 
 def make_pool(options: Options, seed: int) -> Pool:
     random = np.random.default_rng(seed)
     n, size = options.scenes, options.resolution
     make = things_on_the_ground if options.what == "things" else furnished_rooms
-    views, scenes, held_out = [], [], []
-    for scene, drawn in enumerate(make(n, size, random)):
-        for i in range(options.views + 4):
+    scenery = make(n, size, random)
+    views, looks, rows = [], [], []
+    for scene, drawn in enumerate(scenery):
+        for i in range(options.views + HELD_OUT):
             shown, hidden = drawn(random)
             view = seen(shown, sides(random), random)
             # Of a background only what no passer-by covers is asked for, as after `subtract`.
             known = view.known & ~hidden
-            views.append(View(view.rgba * known, known))
-            scenes.append(scene)
-            held_out.append(i >= options.views)
-    return Pool(views, np.array(scenes), look(views), np.array(held_out))
+            view = View(view.rgba * known, known)
+            looks.append(look(view))
+            rows.append((i >= options.views, scene, len(rows)))
+            if i < options.views:
+                views.append(view)
+    held_out, scenes, order = np.array(sorted(rows)).T
+    every = torch.stack(looks)[torch.from_numpy(order)]
+    size_of = every.square().mean(dim=(0, 2, 3, 4), keepdim=True).sqrt().clamp(min=1e-3)
+    return Pool(views, every / size_of, scenes, held_out > 0)
 
 
 class Dictionary:
@@ -194,10 +198,14 @@ class Dictionary:
 
 def average(views: list[View]) -> Tensor:
     """(4, z, y, x): mean of what is known per voxel; occupancy 0 where nobody saw anything."""
-    occupied = sum(v.rgba[3] for v in views)
-    known = sum(v.known.astype(np.float32) for v in views)
-    colour = sum(v.rgba[:3] * v.rgba[3] for v in views) / np.maximum(occupied, 1)
-    return torch.tensor(np.concatenate([colour, (occupied / np.maximum(known, 1))[None]])).float()
+    total = np.zeros(views[0].rgba.shape, np.float32)
+    known = np.zeros(views[0].known.shape, np.float32)
+    for view in views:
+        total += view.rgba * np.concatenate([view.rgba[3:]] * 3 + [view.known[None]])
+        known += view.known
+    total[:3] /= np.maximum(total[3], 1)
+    total[3] /= np.maximum(known, 1)
+    return torch.from_numpy(total)
 
 
 def start(pool: list[View], k: int, how: str, random: torch.Generator) -> Tensor:
@@ -206,21 +214,23 @@ def start(pool: list[View], k: int, how: str, random: torch.Generator) -> Tensor
     if how == "flat":
         return (0.5 + 0.02 * torch.randn((k, *shape), generator=random)).clamp(0, 1)
     if how == "farthest first":
-        rgba = torch.tensor(np.stack([shrunk(v.rgba) for v in pool]))
-        known = torch.tensor(np.stack([shrunk(v.known[None].astype(np.float32)) for v in pool]))
-        chosen = assign.farthest_first(assign.differences(rgba, known[:, 0] > 0.5), k)
+        rgba, known = (torch.stack(shown) for shown in zip(*map(shrunk, pool), strict=True))
+        chosen = assign.farthest_first(assign.differences(rgba, known > 0.5), k)
     else:
         chosen = torch.randperm(len(pool), generator=random)[:k].tolist()
     mean = average(pool)
     known = [torch.from_numpy(pool[i].known) for i in chosen]
-    views = [torch.from_numpy(pool[i].rgba).float() for i in chosen]
+    views = [torch.from_numpy(pool[i].rgba) for i in chosen]
     return torch.stack([torch.where(m, v, mean) for m, v in zip(known, views, strict=True)])
 
 
-def shrunk(volume: np.ndarray, most: int = 32) -> np.ndarray:
-    """Block means, so that comparing all pairs of large views stays cheap."""
-    factor = -(-volume.shape[-1] // most)
-    return nn.functional.avg_pool3d(torch.from_numpy(volume), factor).numpy()
+def shrunk(view: View, most: int = 32) -> tuple[Tensor, Tensor]:
+    """rgba and the share of known voxels as block means, so that comparing all pairs of large views
+    stays cheap."""
+    factor = -(-view.known.shape[-1] // most)
+    both = torch.from_numpy(np.concatenate([view.rgba, view.known[None]])).float()
+    means = nn.functional.avg_pool3d(both, factor)
+    return means[:4], means[4]
 
 
 def train(
@@ -229,9 +239,7 @@ def train(
     random = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     chooser = Chooser(options.scenes)
-    mine = np.flatnonzero(~pool.held_out)
-    views = [pool.views[i] for i in mine]
-    looks = pool.looks[torch.as_tensor(mine)]
+    views, looks = pool.views, pool.looks[: len(pool.views)]
     dictionary = Dictionary(start(views, options.scenes, remedy.start, random))
     optimiser = torch.optim.Adam(
         [
@@ -267,7 +275,9 @@ def reassign(chooser: Chooser, dictionary: Dictionary, looks: Tensor, views: lis
     for k, i in assign.replacements(weights, errors):
         known = torch.from_numpy(views[i].known)
         old = dictionary.prototypes.rgba(busiest)
-        dictionary.prototypes.rgba(k).copy_(torch.where(known, torch.tensor(views[i].rgba), old))
+        dictionary.prototypes.rgba(k).copy_(
+            torch.where(known, torch.from_numpy(views[i].rgba), old)
+        )
         towards = features[i] - features.mean(dim=0)
         towards /= towards.square().sum()
         chooser.head.weight[k] = chooser.head.weight[busiest] + towards
