@@ -47,8 +47,9 @@ def ground_truth(kind: str, seed: int, folder: Path) -> GroundTruth:
     return GroundTruth(truth, surface)
 
 
-def measure(scene: Scene, known: GroundTruth) -> dict[str, object]:
-    """Raw values of ``scene``; lengths in voxels of its grid, angles in degrees, PSNR in dB."""
+def measure(scene: Scene, known: GroundTruth, pictures: int = 12) -> dict[str, object]:
+    """Raw values of ``scene``; lengths in voxels of its grid, angles in degrees, PSNR (of up to so
+    many ``pictures``) in dB."""
     truth, voxel = known.truth, scene.grid.voxel_size
     kept = [thing for thing in scene.objects if thing.score >= OPERATING_SCORE]
     sequence = instants(kept, truth.objects, truth.times)
@@ -66,7 +67,7 @@ def measure(scene: Scene, known: GroundTruth) -> dict[str, object]:
         "boxes": _moving_boxes(matches, kept, truth),
         "objects": _shapes(matches, kept, scene, known),
         "prototype_cm": [100 * v for v in scene.prototypes.voxel_size],
-        **_pictures(scene, truth),
+        **_pictures(scene, truth, pictures),
     }
 
 
@@ -105,7 +106,7 @@ def _shapes(
     return rows
 
 
-def _pictures(scene: Scene, truth: Truth) -> dict[str, dict[str, float]]:
+def _pictures(scene: Scene, truth: Truth, at_most: int) -> dict[str, dict[str, float]]:
     """PSNR at the held-out cameras, of the scene and of its background alone."""
     assert truth.heldout is not None
     heldout = load(truth.heldout)
@@ -116,7 +117,7 @@ def _pictures(scene: Scene, truth: Truth) -> dict[str, dict[str, float]]:
         ("pictures", layered_view(scene), alone),
         ("background", alone, None),
     ):
-        score = score_pictures(view, heldout, moving, without=without)
+        score = score_pictures(view, heldout, moving, at_most, without)
         found[name] = {
             "movers": score.psnr_movers_db,
             "drawn": score.psnr_drawn_db,

@@ -10,7 +10,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from protoscene.backdrop import backdrop
-from protoscene.background import estimate_background, subtract
+from protoscene.background import Static, estimate_background, subtract
 from protoscene.follow import follow, merge_fragments
 from protoscene.formats import load
 from protoscene.observe import choose_grid, observe
@@ -46,17 +46,22 @@ def started(kind: str, seed: int, data: Path, kept: Path) -> Started:
     evidence, static = observe(recording, grid), estimate_background(recording, grid)
     background = backdrop(recording, evidence, static)
     if not file.is_file():
-        bounds = np.stack([grid.lower, grid.upper])
-        blobs = []
-        for i in range(len(recording)):
-            views = list(recording.views(i))
-            blobs.append(propose(i, views, subtract(views, static), VOXEL_M / 2, bounds))
-        trails = merge_fragments(follow(blobs, recording.times))
-        things = start(recording, trails, blobs, static.noise)
+        things = things_in(recording, static)
         kept.mkdir(parents=True, exist_ok=True)
         save_file({f"{k}.{n}": v for k, t in enumerate(things) for n, v in _arrays(t).items()},
                   file)  # fmt: skip
     return Started(recording, evidence, background, _things(file))
+
+
+def things_in(recording: Recording, static: Static) -> list[Thing]:
+    """Everything that moves, with the pictures around it."""
+    grid = static.surface.grid
+    bounds, blobs = np.stack([grid.lower, grid.upper]), []
+    for i in range(len(recording)):
+        views = list(recording.views(i))
+        blobs.append(propose(i, views, subtract(views, static), VOXEL_M / 2, bounds))
+    trails = merge_fragments(follow(blobs, recording.times))
+    return start(recording, trails, blobs, static.noise)
 
 
 def _arrays(thing: Thing) -> dict[str, np.ndarray]:
