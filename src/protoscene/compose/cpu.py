@@ -23,7 +23,7 @@ from protoscene.geometry import Grid
 from protoscene.packing import flat
 from protoscene.threads import pieces_one_by_one
 
-BATCH_BYTES = 64 * 2**20
+BATCH_BYTES = 16 * 2**20
 """Of a batch's tiles in the backward pass."""
 Tile = tuple[int, int, int]
 

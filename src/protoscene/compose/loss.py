@@ -182,9 +182,12 @@ def _fused_terms(
     flats = [flat(v, job.dtype) for v in (ground, found)]
     wish = _wish(plan)
     sums = np.zeros(4)
-    has_room = np.diff(job.placed.first) > 0 if ground is None else None
+    # A target's innermost axis comes first: a memory map's pages are then read once.
+    z_is_innermost = wish.strides[1] < wish.strides[3]
+    tiles = job.tiling.columns() if z_is_innermost else np.arange(job.tiling.n_tiles)
+    has_room = (np.diff(job.placed.first) > 0)[tiles] if ground is None else None
     per_tile = job.tiling.n_voxels * plan.channels * wish.values.itemsize
-    for pile in job.heaps(np.arange(job.tiling.n_tiles), has_room):
+    for pile in job.heaps(tiles, has_room):
         for part in _parts(pile, max(1, READ_BYTES // per_tile)):
             terms = np.zeros((len(part.tiles), 4))
             with pieces_one_by_one():

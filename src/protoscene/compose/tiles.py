@@ -91,6 +91,10 @@ class Tiling:
         """Of a whole tile."""
         return self.tile[0] * self.tile[1] * self.tile[2]
 
+    def columns(self) -> Int[np.ndarray, " n"]:
+        """All tiles, those above each other in sequence."""
+        return np.arange(self.n_tiles).reshape(self.counts).transpose(1, 2, 0).reshape(-1)
+
     def members(self, boxes: Int[np.ndarray, "n 6"]) -> tuple[np.ndarray, np.ndarray]:
         """(first, rows): the placements that can touch tile t are rows[first[t]:first[t + 1]],
         in their own order."""
