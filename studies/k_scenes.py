@@ -39,8 +39,6 @@ Select = Callable[[Tensor, float, torch.Generator], Tensor]
 SIZE_M = 1.1
 LOOKED_AT = 16
 """The network sees the evidence at this many voxels a side."""
-HELD_OUT = 4
-"""Views of each scene that are not trained on."""
 NEGLIGIBLE = 1e-3
 """Weights below draw nothing."""
 
@@ -102,6 +100,8 @@ class Options:
     scenes: int = 8
     views: int = 8
     """Of each scene to train on."""
+    held_out: int = 4
+    """Of each scene to measure with."""
     steps: int = 160
     batch: int = 16
     what: Literal["things", "places"] = "things"
@@ -153,7 +153,7 @@ def make_pool(options: Options, seed: int) -> Pool:
     scenery = make(n, size, random)
     views, looks, rows = [], [], []
     for scene, drawn in enumerate(scenery):
-        for i in range(options.views + HELD_OUT):
+        for i in range(options.views + options.held_out):
             shown, hidden = drawn(random)
             view = seen(shown, sides(random), random)
             # Of a background only what no passer-by covers is asked for, as after `subtract`.

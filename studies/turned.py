@@ -107,14 +107,15 @@ class Cylinders:
         return Cylinders(*shifted)
 
 
-def cylinders(views: list[View], azimuths: int) -> Cylinders:
-    """Trilinear samples; a ring's samples stand for its area by √radius."""
+def cylinders(views: list[View], azimuths: int, scale: float = 1.0) -> Cylinders:
+    """Trilinear samples; a ring's samples stand for its area by √radius. Lengths are those of
+    something ``scale`` times as large that stands on the ground."""
     n = views[0].known.shape[-1]
     volumes = np.stack([np.concatenate([v.known[None], v.rgba[3:], v.rgba[:3]]) for v in views])
     radius = (torch.arange(RADII) + 0.5) / RADII
     angle = torch.arange(azimuths) * (2 * math.pi / azimuths)
     height = (torch.arange(HEIGHTS) + 0.5) / HEIGHTS * 2 - 1
-    z, r, a = torch.meshgrid(height, radius, angle, indexing="ij")
+    z, r, a = torch.meshgrid(scale * (height + 1) - 1, scale * radius, angle, indexing="ij")
     at = torch.stack([r * torch.cos(a), r * torch.sin(a), z], dim=-1).expand(
         len(views), -1, -1, -1, -1
     )

@@ -118,3 +118,15 @@ def test_a_half_costs_little(study, tmp_path, capsys) -> None:
     stored = [float(re.sub(",", "", row[3])) for row in (whole, half)]
     assert stored[1] < 0.75 * stored[0]
     assert float(rows["4 | latents"][1]) > 0.3
+
+
+def test_smaller_prototypes_anywhere(study, tmp_path, capsys) -> None:
+    introduced = study("introduced")
+    introduced.main(introduced.Options(
+        seeds=(0,), kinds=3, prototypes=4, scenes=4, steps=9, schedules=("search, all at once",),
+        out=tmp_path,
+    ))  # fmt: skip
+    cells = table(capsys.readouterr().out, 1)["search, all at once"]
+    v_measure, _, used, place, yaw = (float(c) for c in cells[:5])
+    assert v_measure > 0.8 and 3 <= used <= 4 and place < 0.6 and yaw < 4
+    assert (tmp_path / "introduced.png").is_file()
