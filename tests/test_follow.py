@@ -88,6 +88,17 @@ def test_things_that_jump_stay_themselves_by_their_colour(seed: int) -> None:
     assert all(len(set(owner(p, true))) == 1 for p in paths_of(trails))
 
 
+def test_what_comes_later_tells_twins_apart_whose_first_looks_deceive() -> None:
+    """At first each looks like the other does next; from then on they look alike."""
+    true = (lambda i: (0.05 * i, 0.4), lambda i: (0.05 * i, -0.4))
+    looks = [(RED, BLUE), (BLUE, RED), *[(GREEN, GREEN)] * 7]
+    found = [[blob(i, t(i), c, seed=k) for k, (t, c) in enumerate(zip(true, colours, strict=True))]
+             for i, colours in enumerate(looks)]  # fmt: skip
+    trails = follow(found, times(len(found)))
+    assert [len(set(owner(path, true))) for path in paths_of(trails)] == [1, 1]
+    assert all(list(t.blobs) == sorted(t.blobs) == list(t.seen) for t in trails)
+
+
 def test_order_of_blobs_within_an_instant_is_irrelevant() -> None:
     rng, places, n = np.random.default_rng(5), jumping(10, 7), 10
     found = [

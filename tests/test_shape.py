@@ -17,6 +17,7 @@ from protoscene.register import Fusion, Model
 from protoscene.shape import (
     Shape,
     _hidden_below,
+    _is_free,
     closest_box,
     finish,
     ground_below,
@@ -24,6 +25,7 @@ from protoscene.shape import (
     prototype_voxel,
     surface_points,
 )
+from protoscene.symmetry import NEAR
 
 SHIFT, TURN = np.array([0.05, -0.03, 0.02]), 0.6
 """The frame in which the cart was registered is not its own: it may be any."""
@@ -91,6 +93,26 @@ def test_surface_points_lie_on_the_surface(taken: Ride) -> None:
     assert np.quantile(beyond, 0.95) < 0.01
     top = own[:, 2] > 0.9 * half[2]
     assert np.median(np.abs(own[top, 2] - half[2])) < 0.004
+
+
+def test_surface_that_showed_a_few_times_counts_and_what_showed_once_does_not(taken: Ride) -> None:
+    model = model_of(taken)
+    often = float(np.median(model.votes[model.votes > 0]))
+    top = (model.grid.centres()[..., 2] > SHIFT[2] + 0.1) & (np.abs(model.distance) < 0.03)
+    for share, counts in ((0.18, True), (0.08, False)):
+        votes = np.where(top & (model.votes > 0), share * often, model.votes)
+        points = surface_points(replace(model, votes=votes))
+        assert (points[:, 2] > SHIFT[2] + 0.12).any() == counts
+
+
+def test_a_surface_is_not_free_space(taken: Ride) -> None:
+    """Else a seen top, mirrored onto itself, would speak against its own symmetry."""
+    model = model_of(taken)
+    points = surface_points(model)
+    assert _is_free(model, points, NEAR).mean() < 0.01
+    above = points + [0, 0, 2 * NEAR * model.grid.voxel_size]
+    top = points[:, 2] > SHIFT[2] + 0.9 * CART_DIMS[2] / 2
+    assert _is_free(model, above, NEAR)[top].mean() > 0.95
 
 
 def test_box_is_the_things(taken: Ride) -> None:

@@ -31,6 +31,8 @@ FRAGMENT_STRAY, FRAGMENT_STRAY_M = 0.3, 0.1
 """Their distance varies by less than this share of their mean size and these metres."""
 NEW_COST = 8.0
 """A blob that costs more than this on every trail begins a new one."""
+EXCHANGE_GAIN = 2.0
+"""Trails exchange blobs, looked at from what follows, if that saves at least this cost."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +76,11 @@ class Trail:
         self._size = None
         return self.blobs.pop(instant)
 
+    def sort(self) -> None:
+        """Bring what was added out of order into the order of instants."""
+        self.blobs = dict(sorted(self.blobs.items()))
+        self.seen = dict(sorted(self.seen.items()))
+
     @property
     def last(self) -> int:
         """The latest instant at which it was seen."""
@@ -93,19 +100,22 @@ class Trail:
         shares = np.mean([a.histogram**2 for a in seen[::step]], axis=0)
         return np.sqrt(shares)
 
-    def predict(self, instant: int, times: tuple[float, ...]) -> tuple[np.ndarray, float]:
+    def predict(
+        self, instant: int, times: tuple[float, ...], backwards: bool = False
+    ) -> tuple[np.ndarray, float]:
         """Expected centre at ``instant`` and its standard deviation (m): constant velocity, for at
         most three steps, where the last step was shorter than one and a half footprints; standing
-        still otherwise."""
-        order = sorted(self.seen)
-        here = self.seen[order[-1]].centre
+        still otherwise. From the instants before, or ``backwards`` from those after."""
+        near = sorted(self.seen, reverse=not backwards)
+        near = [i for i in near if (i > instant if backwards else i < instant)][:2]
+        here = self.seen[near[0]].centre
         reach = 0.5 * self.size[0]
-        if len(order) > 1:
-            before = self.seen[order[-2]].centre
+        if len(near) > 1:
+            before = self.seen[near[1]].centre
             step = here - before
             if np.linalg.norm(step) < 1.5 * self.size[0]:
-                elapsed = times[order[-1]] - times[order[-2]]
-                ahead = (times[instant] - times[order[-1]]) / elapsed
+                elapsed = times[near[0]] - times[near[1]]
+                ahead = (times[instant] - times[near[0]]) / elapsed
                 reach = 0.2 * self.size[0] + 0.4 * float(np.linalg.norm(step)) * abs(ahead)
                 here = here + step * float(np.clip(ahead, -3, 3))
         return here, reach + 0.01
@@ -133,7 +143,47 @@ def follow(blobs: list[list[Blob]], times: tuple[float, ...]) -> list[Trail]:
                 trails.append(Trail())
                 j = len(trails) - 1
             trails[j].add(found[i], seen[i])
+    _exchange(trails, times)
     return trails
+
+
+def _exchange(trails: list[Trail], times: tuple[float, ...]) -> None:
+    """Give each instant's blobs, latest first, to those of their trails that they cost least, in
+    place: from what follows, and by what the whole trail looks like. At first every trail was a
+    single blob, and of a thing half hidden then another looked more like it than itself."""
+    for instant in reversed(range(len(times))):
+        owners = [t for t in trails if instant in t.seen and t.last > instant]
+        if len(owners) < 2:
+            continue
+        cost = np.empty((len(owners), len(owners)))
+        for j, trail in enumerate(owners):
+            expected, reach = trail.predict(instant, times, backwards=True)
+            looks, size = trail.histogram(), trail.size
+            for i, owner in enumerate(owners):
+                cost[i, j] = _unlike(owner.seen[instant], expected, reach, size, looks)
+        rows, columns = linear_sum_assignment(cost)
+        if cost[rows, columns].sum() > np.trace(cost) - EXCHANGE_GAIN:
+            continue
+        taken = [(t.seen[instant], t.remove(instant)) for t in owners]
+        for i, j in zip(rows, columns, strict=True):
+            appearance, blob = taken[i]
+            owners[j].add(blob, appearance)
+            owners[j].sort()
+
+
+def _unlike(
+    a: Appearance, expected: np.ndarray, reach: float, size: np.ndarray, *looks: np.ndarray
+) -> float:
+    """What it costs that a blob lies off the ``expected`` place (m, standard deviation ``reach``),
+    has another size, and other colours than the likest of ``looks``."""
+    distance = float(np.linalg.norm(a.centre - expected))
+    likeness = max(float(a.histogram @ h) for h in looks)
+    ratio = np.log((a.size + 0.01) / (size + 0.01))
+    return (
+        min(0.5 * (distance / reach) ** 2, JUMP_COST)
+        + min(COLOUR_COST * (1 - min(likeness, 1.0)), MOST_COLOUR_COST)
+        + min(float((ratio**2).sum()) / (2 * SIZE_SPREAD**2), SIZE_COST)
+    )
 
 
 def _costs(
@@ -145,19 +195,8 @@ def _costs(
     young = YOUNG_COST * max(0.0, (GROWN_UP - len(trail.seen)) / (GROWN_UP - 1))
     young *= min(1.0, instant / GROWN_UP)  # at first every trail is young
     absence = min(ABSENCE_STEP_COST * (instant - trail.last - 1), ABSENCE_COST)
-    costs = np.empty(len(seen))
-    for i, a in enumerate(seen):
-        distance = float(np.linalg.norm(a.centre - expected))
-        likeness = max(float(a.histogram @ typical), float(a.histogram @ recent))
-        ratio = np.log((a.size + 0.01) / (size + 0.01))
-        costs[i] = (
-            min(0.5 * (distance / reach) ** 2, JUMP_COST)
-            + min(COLOUR_COST * (1 - min(likeness, 1.0)), MOST_COLOUR_COST)
-            + min(float((ratio**2).sum()) / (2 * SIZE_SPREAD**2), SIZE_COST)
-            + absence
-            + young
-        )
-    return costs
+    own = [_unlike(a, expected, reach, size, typical, recent) for a in seen]
+    return np.array(own) + absence + young
 
 
 def _split_merged(
