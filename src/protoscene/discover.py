@@ -51,7 +51,7 @@ def discover(
 
     evidence = observe(recording, grid, progress)
     static = estimate_background(recording, grid, progress)
-    blobs = _propose_all(recording, static, progress)
+    blobs = propose_all(recording, static, progress)
     trails = merge_fragments(follow(blobs, recording.times))
     things = start(recording, trails, blobs, static.noise, progress)
     found = [t for t in things if t.score >= KEEP_SCORE]
@@ -107,7 +107,12 @@ def memory_plan(recording: Recording, grid: Grid) -> dict[str, int]:
     }
 
 
-def _propose_all(recording: Recording, static: Static, progress: Progress) -> list[list[Blob]]:
+def propose_all(
+    recording: Recording,
+    static: Static,
+    progress: Progress = lambda stage, done, total: None,
+) -> list[list[Blob]]:
+    """Blobs of every instant, read one instant at a time."""
     grid = static.surface.grid
     bounds = np.stack([grid.lower, grid.upper])
     blobs = []

@@ -146,7 +146,7 @@ def _places(own: Portrait, stays: Model, floor: float) -> list[Float[np.ndarray,
         turned = imprint(own.model, small, 2 * np.pi * n / YAWS, _counted(own, cell))
         whole = max(float(turned.surface.sum()), 1.0)
         confirmed, through, hidden = (m / whole for m in correlator.maps(turned))
-        agreed[n] = _agreement(confirmed, through, hidden, 0.0)
+        agreed[n] = shares_agreement(confirmed, through, hidden, 0.0)
     peaks = (agreed >= ndimage.maximum_filter(agreed, (3, 5, 5), mode="wrap")) & (
         agreed > LEAST_PEAK
     )
@@ -163,7 +163,7 @@ def _places(own: Portrait, stays: Model, floor: float) -> list[Float[np.ndarray,
     ]
 
 
-def _agreement(confirmed, through, hidden, colour):  # type: ignore[no-untyped-def]
+def shares_agreement(confirmed, through, hidden, colour):  # type: ignore[no-untyped-def]
     """c / (c + a + 2 b) · min(1, c / ``ENOUGH``) · exp(−(d / ``COLOUR``)²) of shares of a kind's
     surface: c ``confirmed``, a ``through`` in seen free space, b surface ``hidden`` where the kind
     is free; d the ``colour`` distance. Numbers or arrays."""
@@ -203,7 +203,7 @@ def _verdict(own: Portrait, here: Portrait, pose: Float[np.ndarray, "4"]) -> flo
     before, seen, _ = look(own.model, theirs[_within(theirs, box)])
     whole = max(int(mine.sum()), 1)
     hidden = (seen & (before > near)).sum() * here.patch / own.patch
-    return float(_agreement(
+    return float(shares_agreement(
         matched.sum() / whole, (known & (distance > near)).sum() / whole, hidden / whole,
         off.mean() if len(off) else 1.0,
     ))  # fmt: skip

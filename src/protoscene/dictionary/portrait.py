@@ -48,7 +48,7 @@ def portrait(
     """Fused from the ``chosen`` instants of a thing's pictures at their ``poses`` x y z yaw."""
     voxel = max(float(dims.max()) / VOXELS, 0.6 * crops.pixel_size)
     model = Fusion(crops, _around(dims, voxel), max(4 * voxel, 0.03)).add(poses, chosen).model()
-    return _of(model, dims, surface_points(model))
+    return of_model(model, dims, surface_points(model))
 
 
 def portrait_at(
@@ -58,7 +58,7 @@ def portrait_at(
     surface there is."""
     fusion = Fusion(pictures, _around(dims, voxel), max(4 * voxel, 0.03))
     model = fusion.add(pose[None], np.ones(1, dtype=bool)).model()
-    return _of(model, dims, zero_level(model))
+    return of_model(model, dims, zero_level(model))
 
 
 def zero_level(model: Model) -> Float[np.ndarray, "n 3"]:
@@ -80,7 +80,9 @@ def _around(dims: Float[np.ndarray, "3"], voxel: float) -> Grid:
     return Grid((x, y, z), voxel, (int(counts[2]), int(counts[1]), int(counts[0])))
 
 
-def _of(model: Model, dims: Float[np.ndarray, "3"], points: Float[np.ndarray, "n 3"]) -> Portrait:
+def of_model(
+    model: Model, dims: Float[np.ndarray, "3"], points: Float[np.ndarray, "n 3"]
+) -> Portrait:
     area = len(points) * model.grid.voxel_size**2 / 2  # voxels at both sides of the surface
     points = points[:: max(1, len(points) // POINTS)]
     return Portrait(dims, model, points, look(model, points)[2], area / max(len(points), 1))
@@ -101,12 +103,12 @@ def look(
 
 @dataclass(frozen=True)
 class Agreement:
-    """Of two portraits placed on each other: square metres of surface of either that lie ``on`` the
-    other's, and in space that the other saw ``free``; the ``smaller`` surface of the two; and the
+    """Of two portraits placed on each other: square metres of each one's surface that lie ``on``
+    the other's, and in space that the other saw ``free``; the ``smaller`` surface of the two; the
     mean ``colour`` distance (root of the mean square of channels, 1 if nothing can be compared)."""
 
-    on: float
-    free: float
+    on: tuple[float, float]
+    free: tuple[float, float]
     smaller: float
     colour: float
 
@@ -114,21 +116,25 @@ class Agreement:
 def agreement(a: Portrait, b: Portrait, pose: Float[np.ndarray, "4"]) -> Agreement:
     """How ``b``, placed at ``pose`` x y z yaw in the frame of ``a``, agrees with it."""
     near = NEAR * max(a.model.grid.voxel_size, b.model.grid.voxel_size)
-    on = free = 0.0
-    differences = []
+    on, free, differences = [], [], []
     for one, points, other in (
         (b, b.points @ rotation_from_yaw(pose[3]).T + pose[:3], a),
         (a, unplaced(a.points, pose), b),
     ):
         distance, known, colour = look(other.model, points)
         matched = known & (np.abs(distance) <= near)
-        on += one.patch * float(matched.sum())
-        free += one.patch * float((known & (distance > near)).sum())
+        on.append(one.patch * float(matched.sum()))
+        free.append(one.patch * float((known & (distance > near)).sum()))
         off = np.sqrt(((colour - one.colours)[matched] ** 2).mean(axis=1))
         differences.append(off[~np.isnan(off)])
     compared = np.concatenate(differences)
     smaller = min(p.patch * len(p.points) for p in (a, b))
-    return Agreement(on, free, smaller, float(compared.mean()) if len(compared) else 1.0)
+    return Agreement(
+        (on[0], on[1]),
+        (free[0], free[1]),
+        smaller,
+        float(compared.mean()) if len(compared) else 1.0,
+    )
 
 
 def inverse(pose: Float[np.ndarray, "4"]) -> Float[np.ndarray, "4"]:

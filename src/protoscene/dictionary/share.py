@@ -90,12 +90,12 @@ def clusters(values: Float[np.ndarray, "n n"]) -> list[list[int]]:
 
 
 def similarity(found: Agreement) -> float:
-    """common / (common + in the other's free space) · min(1, common share of the smaller surface /
-    ``ENOUGH``) · exp(−(colour distance / ``COLOUR``)²), in [0, 1]."""
-    if found.on <= 0:
+    """common / (common + 2 · in the other's free space), the less of both surfaces', · min(1,
+    common share of the smaller surface / ``ENOUGH``) · exp(−(colour distance / ``COLOUR``)²)."""
+    if min(found.on) <= 0:
         return 0.0
-    share = found.on / (found.on + found.free)
-    enough = min(1.0, found.on / (2 * found.smaller) / ENOUGH)
+    share = min(on / (on + 2 * free) for on, free in zip(found.on, found.free, strict=True))
+    enough = min(1.0, sum(found.on) / (2 * found.smaller) / ENOUGH)
     return float(share * enough * np.exp(-((found.colour / COLOUR) ** 2)))
 
 

@@ -15,8 +15,8 @@ from protoscene.dictionary.share import Kind
 from protoscene.geometry import rotation_from_yaw
 from protoscene.volume import Background, Volume
 
-BEYOND = 1.0
-"""How far (voxels) beyond its box a thing's surface smears into the background."""
+RIM_M = 0.025
+"""Close to its outline free space eats into a thing by up to so much (m), or by a voxel."""
 DEEP = 3
 """How far (voxels) down the ground is laid."""
 AROUND_M = 0.3
@@ -34,12 +34,13 @@ def vacated(background: Background, kinds: Sequence[Kind], found: Sequence[Found
     for one in found:
         own = kinds[one.kind].portrait
         if own is not None:
-            volumes = [_without(volume, own, one.pose) for volume in volumes]
+            beyond = max(background.volume.grid.voxel_size, RIM_M)
+            volumes = [_without(volume, own, one.pose, beyond) for volume in volumes]
     return replace(background, volume=volumes[0], detail=tuple(volumes[1:]))
 
 
-def _without(volume: Volume, own: Portrait, pose: Float[np.ndarray, "4"]) -> Volume:
-    """``volume`` without the thing that is ``own`` at ``pose``."""
+def _without(volume: Volume, own: Portrait, pose: Float[np.ndarray, "4"], beyond: float) -> Volume:
+    """``volume`` without the thing ``own`` at ``pose``, and its smear ``beyond`` its box (m)."""
     grid, voxel = volume.grid, volume.grid.voxel_size
     reach = float(np.hypot(own.dims[0], own.dims[1])) / 2 + AROUND_M
     half = np.array([reach, reach, own.dims[2] / 2 + (DEEP + 1) * voxel])
@@ -53,7 +54,7 @@ def _without(volume: Volume, own: Portrait, pose: Float[np.ndarray, "4"]) -> Vol
     rgba = volume.rgba.clone()
     inside = rgba[window].numpy()
     points = (part.centres() - pose[:3]) @ rotation_from_yaw(pose[3])
-    taken = _taken(own, points, voxel)
+    taken = _taken(own, points, voxel, beyond)
     if not taken.any():
         return volume
     inside[3][taken] = 0
@@ -63,14 +64,16 @@ def _without(volume: Volume, own: Portrait, pose: Float[np.ndarray, "4"]) -> Vol
 
 
 def _taken(
-    own: Portrait, points: Float[np.ndarray, "z y x 3"], voxel: float
+    own: Portrait, points: Float[np.ndarray, "z y x 3"], voxel: float, beyond: float
 ) -> Bool[np.ndarray, "z y x"]:
-    """Which points (the kind's frame) are the thing's: in its box and not where it is known to be
-    free."""
-    within = (np.abs(points) <= own.dims / 2 + BEYOND * voxel).all(axis=-1)
+    """Which points (the kind's frame) are the thing's: in its box, grown by a voxel of the
+    scene, and not where it is known to be free, nor ``RIM_M`` from there."""
+    within = (np.abs(points) <= own.dims / 2 + beyond).all(axis=-1)
     distance, known, _ = look(own.model, points)
-    free = min(NEAR * max(voxel, own.model.grid.voxel_size), 0.9 * own.model.truncation)
-    return np.asarray(within & ~(known & (distance > free)))
+    free = min(max(beyond, NEAR * own.model.grid.voxel_size), 0.9 * own.model.truncation)
+    rim = max(1, round(RIM_M / voxel))
+    its = ndimage.binary_dilation(within & ~(known & (distance > free)), iterations=rim)
+    return np.asarray(its & within)
 
 
 def _lay_ground(

@@ -1,0 +1,274 @@
+"""One dictionary: what is alike is recognised and aligned, found again, and taken out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+
+from moving_boxes import CART_DIMS, Box, cart, record, ring
+from moving_cart import ride, smooth
+from protoscene.boxes import iou_3d
+from protoscene.crops import joined
+from protoscene.dictionary.correlate import Correlator, Imprint
+from protoscene.dictionary.find_again import Found, shares_agreement
+from protoscene.dictionary.portrait import (
+    Agreement,
+    Portrait,
+    inverse,
+    of_model,
+    placed,
+    unplaced,
+    zero_level,
+)
+from protoscene.dictionary.share import ALIKE, alone, clusters, compared, share, similarity
+from protoscene.dictionary.vacate import vacated
+from protoscene.discover import discover
+from protoscene.geometry import Grid, centred_grid, rotation_from_yaw, wrap_angle
+from protoscene.register import Fusion, Model
+from protoscene.scene import Scene
+from protoscene.start import Thing
+from protoscene.volume import Background, Volume
+
+VOXEL = 0.02
+DIMS = np.array(CART_DIMS)
+MIDDLE = np.array([0, 0, CART_DIMS[2] / 2])
+
+
+def portrayed(
+    boxes: Sequence[Box], pose: np.ndarray, hidden: float = -np.inf, dims: np.ndarray = DIMS
+) -> Portrait:
+    """Boxes on the floor, seen in a frame that stands at ``pose`` in the world, all but their
+    inside and what has a smaller y there than ``hidden``."""
+    grid = centred_grid((1.1, 1.1, 0.5), VOXEL)
+    points = placed_points(grid.centres(), pose)
+    each = np.stack([box.distance(points) for box in boxes])
+    distance = np.clip(each.min(axis=0), -0.08, 0.08)
+    unseen = (distance < -0.05) | (grid.centres()[..., 1] < hidden)
+    colour = np.array([box.colour for box in boxes])[each.argmin(axis=0)] / 255
+    coloured = (~unseen & (np.abs(distance) < 0.03)).astype(float)
+    model = Model(grid, 0.08, distance, np.where(unseen, 0.0, 9.0), colour, coloured)
+    return of_model(model, dims, zero_level(model))
+
+
+def placed_points(points: np.ndarray, pose: np.ndarray) -> np.ndarray:
+    return points @ rotation_from_yaw(pose[3]).T + pose[:3]
+
+
+UPRIGHT = np.array([*MIDDLE, 0.0])
+
+
+@pytest.mark.parametrize("pose", [(0.06, -0.04, 0, 0.5), (-0.03, 0.05, 0.01, 2.9), (0, 0, 0, -1.7)])
+def test_the_turn_and_shift_between_two_are_found(pose: tuple[float, ...]) -> None:
+    body = cart(0, 0, 0)
+    one, other = portrayed(body, UPRIGHT), portrayed(body, placed(UPRIGHT, np.array(pose)))
+    values, poses = compared([one, other])
+    assert values[0, 1] == values[1, 0] > 0.9
+    assert_allclose(poses[0, 1][:3], pose[:3], atol=0.004)
+    assert abs(wrap_angle(poses[0, 1][3] - pose[3])) < np.deg2rad(0.7)
+    assert_allclose(placed(poses[0, 1], poses[1, 0])[:3], 0, atol=1e-9)
+
+
+def test_what_both_did_not_see_is_not_held_against_them() -> None:
+    """One saw the left half, the other most of the right one, and turned."""
+    pose = np.array([0.02, 0.03, 0, np.pi - 0.2])
+    one = portrayed(cart(0, 0, 0), UPRIGHT, hidden=-0.08)
+    other = portrayed(cart(0, 0, 0), placed(UPRIGHT, pose), hidden=-0.06)
+    values, poses = compared([one, other])
+    assert values[0, 1] > 0.6
+    assert_allclose(poses[0, 1][:2], pose[:2], atol=0.01)
+    assert abs(wrap_angle(poses[0, 1][3] - pose[3])) < np.deg2rad(2)
+
+
+def test_another_shape_or_other_colours_are_not_alike() -> None:
+    body = cart(0, 0, 0)
+    plain = Box((0, 0, 0.18), (0.3, 0.15, 0.36), 0, (200, 60, 40))
+    blue = [Box(b.centre, b.dims, b.yaw, (40, 60, 230)) for b in body]
+    values, _ = compared([portrayed(b, UPRIGHT) for b in (body, [plain], blue)])
+    assert values[0, 1] < ALIKE and values[0, 2] < ALIKE and values[1, 2] < ALIKE
+    assert values[0, 1] < values[0, 0] == 1
+
+
+def test_similarity_is_its_formula() -> None:
+    assert similarity(Agreement((1.0, 1.0), (0.0, 0.0), smaller=1.0, colour=0.0)) == 1
+    assert similarity(Agreement((1.0, 0.0), (0.0, 1.0), smaller=1.0, colour=0.0)) == 0
+    third = similarity(Agreement((1.0, 1.0), (1.0, 0.5), smaller=1.0, colour=0.25))
+    assert third == pytest.approx(np.exp(-1) / 3)
+    assert similarity(Agreement((0.15, 0.2), (0, 0), 1.0, 0.0)) == pytest.approx(0.5)
+
+
+def test_clusters_are_as_many_as_there_are() -> None:
+    values = np.full((5, 5), 0.1)
+    values[np.ix_([0, 3], [0, 3])] = values[np.ix_([1, 2], [1, 2])] = 0.8
+    values[4, 4] = 1
+    assert sorted(clusters(values)) == [[0, 3], [1, 2], [4]]
+    assert clusters(np.ones((1, 1))) == [[0]] and clusters(np.ones((0, 0))) == []
+    # A chain: 0 is like 1 and 1 like 2, but on average 2 is not like the two.
+    chain = np.array([[1, 0.9, 0.05], [0.9, 1, 0.5], [0.05, 0.5, 1]])
+    assert sorted(clusters(chain)) == [[0, 1], [2]]
+
+
+def test_correlation_is_the_sum_it_stands_for() -> None:
+    rng = np.random.default_rng(0)
+
+    def masks(*shape: int) -> Imprint:
+        return Imprint(*((rng.random(shape) < 0.4).astype(np.float32) for _ in range(3)))
+
+    fixed, turned = masks(4, 7, 9), masks(3, 4, 5)
+    maps = Correlator(fixed).maps(turned)
+    pairs = ((fixed.thick, turned.surface), (fixed.free, turned.surface),
+             (fixed.surface, turned.free))  # fmt: skip
+    for got, (a, b) in zip(maps, pairs, strict=True):
+        for dy in range(7):
+            for dx in range(9):
+                moved = np.roll(a[:3], (-dy, -dx), axis=(1, 2))[:, :4, :5]
+                assert got[dy, dx] == pytest.approx(float((moved * b).sum()), abs=1e-3)
+
+
+def test_agreement_is_its_formula() -> None:
+    assert shares_agreement(1.0, 0.0, 0.0, 0.0) == pytest.approx(1)
+    assert shares_agreement(0.4, 0.4, 0.2, 0.0) == pytest.approx(1 / 3)
+    assert shares_agreement(0.2, 0.0, 0.0, 0.5) == pytest.approx(0.5 * np.exp(-1))
+    assert Found(0, np.zeros(4), 0.5, np.ones(1, bool)).score == pytest.approx(0.5)
+
+
+def test_frames_follow_each_other_and_back() -> None:
+    rng = np.random.default_rng(1)
+    pose, points = rng.normal(size=4), rng.normal(size=(5, 3))
+    assert_allclose(unplaced(placed_points(points, pose), pose), points, atol=1e-12)
+    assert_allclose(placed_points(unplaced(points, pose), pose), points, atol=1e-12)
+    assert_allclose(placed(pose, inverse(pose)), 0, atol=1e-12)
+    other = rng.normal(size=4)
+    both = placed(pose[None], other)[0]
+    assert_allclose(placed_points(points, both), placed_points(placed_points(points, other), pose))
+
+
+def test_joined_pictures_fuse_like_the_parts_one_after_the_other() -> None:
+    one, other = ride(smooth(3)), ride(smooth(3)[::-1] + [0.1, 0, 0])
+    both, grid = joined([one.crops, other.crops]), centred_grid((0.7, 0.7, 0.5), 0.03)
+    chosen = np.array([True, False, True])
+    separate = Fusion(one.crops, grid, 0.12).add(one.poses, chosen).model()
+    second = Fusion(other.crops, grid, 0.12).add(other.poses, chosen).model()
+    poses = np.concatenate([one.poses, other.poses])
+    together = Fusion(both, grid, 0.12).add(poses, np.tile(chosen, 2)).model()
+    assert_allclose(together.votes, separate.votes + second.votes)
+    total = separate.distance * separate.votes + second.distance * second.votes
+    assert_allclose(together.distance * together.votes, total, atol=1e-9)
+    for i in range(3):
+        assert_array_equal(both.own_points(3 + i), other.crops.own_points(i))
+
+
+def thing_of() -> Thing:
+    poses = np.zeros((3, 4))
+    return Thing([0, 1, 2], DIMS, poses, np.zeros(3), torch.rand(4, 5, 5, 5), 0.1, 0.9)
+
+
+def test_what_is_alone_stays_as_it_is() -> None:
+    lonely, unseen = thing_of(), thing_of()
+    kinds = share([lonely, unseen])
+    assert [k.members for k in kinds] == [(0,), (1,)]
+    assert kinds[0].things[0] is lonely and kinds[0].rgba is lonely.rgba
+    assert share([]) == []
+
+
+def ground_volume(voxel: float) -> Volume:
+    """A floor at z = 0 whose colour changes evenly."""
+    nz, n = round(0.8 / voxel), round(1.6 / voxel)
+    grid = Grid((-0.8, -0.8, -0.2), voxel, (nz, n, n))
+    centres = grid.centres()
+    occupancy = np.clip(0.5 - centres[..., 2] / voxel, 0, 1)
+    colour = np.stack([0.5 + 0.4 * centres[..., 0], 0.5 - 0.3 * centres[..., 1], 0 * occupancy])
+    return Volume(
+        torch.tensor(np.concatenate([colour, occupancy[None]]), dtype=torch.float32), grid
+    )
+
+
+def test_where_something_stood_the_ground_goes_on() -> None:
+    pose = np.array([0.1, -0.05, MIDDLE[2], 0.7])
+    kind = alone(0, thing_of(), portrayed(cart(0, 0, 0), UPRIGHT))
+    volumes = []
+    for voxel in (0.05, 0.025):
+        floor = ground_volume(voxel)
+        body = np.min([b.distance(floor.grid.centres()) for b in cart(0.1, -0.05, 0.7)], axis=0)
+        stands = torch.from_numpy(np.clip(0.5 - body / voxel, 0, 1)).float()
+        rgba = floor.rgba.clone()
+        rgba[3] = torch.maximum(rgba[3], stands)
+        rgba[:3, stands > 0] = 0.9
+        # Nobody saw the ground below.
+        rgba[
+            3, (stands > 0).any(dim=0)[None] & torch.from_numpy(floor.grid.centres()[..., 2] < 0)
+        ] = 0
+        volumes.append(Volume(rgba, floor.grid))
+    found = [Found(0, pose, 0.9, np.ones(3, bool))]
+    background = vacated(Background(volumes[0], None, (volumes[1],)), [kind], found)
+    for volume in (background.volume, *background.detail):
+        floor = ground_volume(volume.grid.voxel_size)
+        above = torch.from_numpy(volume.grid.centres()[..., 2])
+        assert float(volume.rgba[3, above > 0].max()) < 0.05
+        surface = (above < 0) & (above > -volume.grid.voxel_size)
+        assert float((volume.rgba[3] - floor.rgba[3])[surface].abs().max()) < 0.01
+        assert float((volume.rgba - floor.rgba)[:3, surface].abs().max()) < 0.05
+    assert float(volumes[0].rgba[3].max()) == 1  # what was given is not written to
+
+
+def test_nothing_found_nothing_changed() -> None:
+    background = Background(ground_volume(0.05))
+    assert vacated(background, [], []).volume is background.volume
+
+
+PARKED = (-0.75, 0.75, 2.0)
+OTHER = Box((0.85, 0.75, 0.2), (0.35, 0.25, 0.4), 0.4, (60, 60, 220), thing=4)
+
+
+def two_carts(i: int) -> list[Box]:
+    x, y, yaw = smooth()[i]
+    return [*cart(x, y, yaw), *cart(0.5 - 0.09 * i, -0.75, 3.0, thing=2), *cart(*PARKED, thing=3),
+            OTHER]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def found() -> Scene:
+    cameras = ring(3, radius=2.2, above=1.6, width=160, height=120, focal=130)
+    return discover(record(10, cameras, two_carts), 0.05, (-1.4, -1.3, -0.11, 1.4, 1.4, 0.84))
+
+
+def test_two_that_move_and_one_that_stands_are_one_kind(found: Scene) -> None:
+    assert len(found.prototypes) == len(found.sizes_m) == 1
+    assert [(o.prototype, o.moving) for o in found.objects] == [(0, True), (0, True), (0, False)]
+    assert [o.id for o in found.objects] == [0, 1, 2]
+    standing = found.objects[2].track
+    assert list(standing.time) == list(found.times) and standing.visible.all()
+    box = np.array([[*standing.centre[0], *found.objects[2].dims_m, standing.yaw[0]]])
+    true = np.array([[*PARKED[:2], MIDDLE[2], *CART_DIMS, PARKED[2]]])
+    assert iou_3d(box, true)[0, 0] > 0.8
+    assert found.objects[2].score > 0.5
+
+
+def test_their_yaws_are_those_of_one_frame(found: Scene) -> None:
+    """The three tracks are off by the same turn: nose and tail are told apart, reversing or not."""
+    offsets = []
+    for thing in found.objects:
+        first = thing.track.centre[0, :2]
+        truths = [*smooth()[:1], np.array([0.5, -0.75, 3.0]), np.array(PARKED)]
+        true = min(truths, key=lambda t: float(np.linalg.norm(t[:2] - first)))
+        offsets.append(thing.track.yaw[0] - true[2])
+    turned = np.abs(wrap_angle(np.array(offsets) - offsets[0]))
+    assert np.rad2deg(turned).max() < 3
+
+
+def test_its_place_in_the_background_is_empty(found: Scene) -> None:
+    for volume in (found.background.volume, *found.background.detail):
+        centres, occupancy = volume.grid.centres(), volume.occupancy.numpy()
+        gone = np.min([b.distance(centres) for b in cart(*PARKED)], axis=0) < 0.03
+        above = centres[..., 2] > volume.grid.voxel_size
+        assert occupancy[gone & above].max(initial=0) < 0.01
+    centres = found.grid.centres()
+    below = (np.abs(centres[..., 2] + 0.025) < 0.02) & (
+        np.min([b.distance(centres * [1, 1, 0] + [0, 0, 0.1]) for b in cart(*PARKED)], axis=0) < 0
+    )
+    assert found.background.volume.occupancy.numpy()[below].min() > 0.5
+    other = OTHER.distance(centres)
+    assert found.background.volume.occupancy.numpy()[(other < -0.01) & (other > -0.05)].mean() > 0.7
