@@ -48,8 +48,10 @@ class Model:
         """Own-frame centres (m) of voxels on the surface; beyond ``limit``, evenly chosen so that
         that many to twice as many are left."""
         on = (np.abs(self.distance) < 0.6 * self.grid.voxel_size) & (self.votes > 0)
-        points = self.grid.centres()[on]
-        return points[:: max(1, len(points) // limit)]
+        iz, iy, ix = np.nonzero(on)
+        every = slice(None, None, max(1, len(iz) // limit))
+        x, y, z = self.grid.axes()
+        return np.stack([x[ix[every]], y[iy[every]], z[iz[every]]], axis=1)
 
     def bounds(self) -> Float[np.ndarray, "2 3"]:
         """Lower and upper corner (2–98 %) of the surface, own frame; zeros without a surface."""
