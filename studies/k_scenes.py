@@ -104,6 +104,8 @@ class Options:
     """Of each scene to measure with."""
     steps: int = 160
     batch: int = 16
+    rate: float = 1e-3
+    """Of the network's steps."""
     what: Literal["things", "places"] = "things"
     remedies: tuple[str, ...] = ()
     """Only these."""
@@ -151,6 +153,8 @@ def make_pool(options: Options, seed: int) -> Pool:
     n, size = options.scenes, options.resolution
     make = things_on_the_ground if options.what == "things" else furnished_rooms
     scenery = make(n, size, random)
+    # Large views would take more memory than the prototypes and their gradients.
+    kept_as = np.float32 if size <= 64 else np.float16
     views, looks, rows = [], [], []
     for scene, drawn in enumerate(scenery):
         for i in range(options.views + options.held_out):
@@ -158,7 +162,7 @@ def make_pool(options: Options, seed: int) -> Pool:
             view = seen(shown, sides(random), random)
             # Of a background only what no passer-by covers is asked for, as after `subtract`.
             known = view.known & ~hidden
-            view = View(view.rgba * known, known)
+            view = View((view.rgba * known).astype(kept_as), known)
             looks.append(look(view))
             rows.append((i >= options.views, scene, len(rows)))
             if i < options.views:
@@ -220,7 +224,7 @@ def start(pool: list[View], k: int, how: str, random: torch.Generator) -> Tensor
         chosen = torch.randperm(len(pool), generator=random)[:k].tolist()
     mean = average(pool)
     known = [torch.from_numpy(pool[i].known) for i in chosen]
-    views = [torch.from_numpy(pool[i].rgba) for i in chosen]
+    views = [torch.from_numpy(pool[i].rgba).float() for i in chosen]
     return torch.stack([torch.where(m, v, mean) for m, v in zip(known, views, strict=True)])
 
 
@@ -243,7 +247,7 @@ def train(
     dictionary = Dictionary(start(views, options.scenes, remedy.start, random))
     optimiser = torch.optim.Adam(
         [
-            {"params": chooser.parameters(), "lr": 1e-3},
+            {"params": chooser.parameters(), "lr": options.rate},
             {"params": dictionary.prototypes.parameters(), "lr": 0.1},
         ]
     )
@@ -276,7 +280,7 @@ def reassign(chooser: Chooser, dictionary: Dictionary, looks: Tensor, views: lis
         known = torch.from_numpy(views[i].known)
         old = dictionary.prototypes.rgba(busiest)
         dictionary.prototypes.rgba(k).copy_(
-            torch.where(known, torch.from_numpy(views[i].rgba), old)
+            torch.where(known, torch.from_numpy(views[i].rgba).float(), old)
         )
         towards = features[i] - features.mean(dim=0)
         towards /= towards.square().sum()
