@@ -101,8 +101,8 @@ def markdown(options: Options, methods: list[Method]) -> str:
     seeds = ", ".join(map(str, options.seeds))
     note = (
         f"Mean ± standard deviation over seeds {seeds}; centre, yaw and size are medians over the "
-        "boxes matched at IoU ≥ .5, in voxels of 5 cm; pictures are up to 12 held-out ones at half "
-        "resolution. Thresholds were chosen on seeds 0 to 5; faults were mended after a look at "
+        "boxes matched at IoU ≥ .5, in voxels of 5 cm; pictures are up to 12 held-out ones as "
+        "recorded. Thresholds were chosen on seeds 0 to 5; faults were mended after a look at "
         "seeds 10 to 12."
     )
     return "\n".join([*lines, "", note])
