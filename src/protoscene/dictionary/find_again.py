@@ -20,6 +20,7 @@ from protoscene.dictionary.portrait import (
     look,
     placed,
     portrait_at,
+    seen_through,
     unplaced,
 )
 from protoscene.dictionary.share import Kind
@@ -195,16 +196,18 @@ def _verdict(own: Portrait, here: Portrait, pose: Float[np.ndarray, "4"]) -> flo
     box, near = _counted(own, voxel), NEAR * voxel
     theirs = unplaced(here.points, pose)
     mine = _within(own.points, box)
-    points = own.points[mine] @ rotation_from_yaw(pose[3]).T + pose[:3]
+    turn = rotation_from_yaw(pose[3]).T
+    points, inside = own.points[mine] @ turn + pose[:3], own.inside[mine] @ turn + pose[:3]
     distance, known, colour = look(here.model, points)
     matched = known & (np.abs(distance) <= near)
+    through = seen_through(here.model, inside, near) & ~matched
     off = np.sqrt(((colour - own.colours[mine])[matched] ** 2).mean(axis=1))
     off = off[~np.isnan(off)]
     before, seen, _ = look(own.model, theirs[_within(theirs, box)])
     whole = max(int(mine.sum()), 1)
     hidden = (seen & (before > near)).sum() * here.patch / own.patch
     return float(shares_agreement(
-        matched.sum() / whole, (known & (distance > near)).sum() / whole, hidden / whole,
+        matched.sum() / whole, through.sum() / whole, hidden / whole,
         off.mean() if len(off) else 1.0,
     ))  # fmt: skip
 

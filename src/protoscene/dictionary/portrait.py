@@ -26,11 +26,13 @@ NEAR = 1.5
 class Portrait:
     """``model`` in the thing's own frame (origin at the middle of its box of ``dims``), of which
     only what was seen is known; ``points`` on its surface with their ``colours`` (NaN where none
-    was seen), each standing for ``patch`` square metres."""
+    was seen), each standing for ``patch`` square metres; ``inside``: right below each, where a ray
+    that only grazes the surface does not get."""
 
     dims: Float[np.ndarray, "3"]
     model: Model
     points: Float[np.ndarray, "n 3"]
+    inside: Float[np.ndarray, "n 3"]
     colours: Float[np.ndarray, "n 3"]
     patch: float
 
@@ -83,9 +85,16 @@ def _around(dims: Float[np.ndarray, "3"], voxel: float) -> Grid:
 def of_model(
     model: Model, dims: Float[np.ndarray, "3"], points: Float[np.ndarray, "n 3"]
 ) -> Portrait:
-    area = len(points) * model.grid.voxel_size**2 / 2  # voxels at both sides of the surface
+    """The portrait that a model is, of the ``points`` on its surface."""
+    voxel = model.grid.voxel_size
+    area = len(points) * voxel**2 / 2  # voxels at both sides of the surface
     points = points[:: max(1, len(points) // POINTS)]
-    return Portrait(dims, model, points, look(model, points)[2], area / max(len(points), 1))
+    gradient = np.stack(np.gradient(model.distance), axis=-1)[..., ::-1]
+    index = np.floor(model.grid.voxel_from_world(points)).astype(int)[:, ::-1]
+    outward = gradient[tuple(index.clip(0, np.array(model.grid.shape) - 1).T)]
+    outward /= np.linalg.norm(outward, axis=1, keepdims=True) + 1e-9
+    inside = points - NEAR * voxel * outward
+    return Portrait(dims, model, points, inside, look(model, points)[2], area / max(len(points), 1))
 
 
 def look(
@@ -99,6 +108,14 @@ def look(
     known = inside & (model.votes[at] > 0)
     colour = np.where((known & (model.coloured[at] > 0))[..., None], model.colour[at], np.nan)
     return model.distance[at], known, colour
+
+
+def seen_through(
+    model: Model, points: Float[np.ndarray, "*n 3"], near: float
+) -> Bool[np.ndarray, "*n"]:
+    """Whether points lie in space seen free, more than ``near`` (m) before any surface."""
+    distance, known, _ = look(model, points)
+    return np.asarray(known & (distance > near))
 
 
 @dataclass(frozen=True)
@@ -117,14 +134,16 @@ def agreement(a: Portrait, b: Portrait, pose: Float[np.ndarray, "4"]) -> Agreeme
     """How ``b``, placed at ``pose`` x y z yaw in the frame of ``a``, agrees with it."""
     near = NEAR * max(a.model.grid.voxel_size, b.model.grid.voxel_size)
     on, free, differences = [], [], []
-    for one, points, other in (
-        (b, b.points @ rotation_from_yaw(pose[3]).T + pose[:3], a),
-        (a, unplaced(a.points, pose), b),
+    turn = rotation_from_yaw(pose[3])
+    for one, points, inside, other in (
+        (b, b.points @ turn.T + pose[:3], b.inside @ turn.T + pose[:3], a),
+        (a, unplaced(a.points, pose), unplaced(a.inside, pose), b),
     ):
         distance, known, colour = look(other.model, points)
+        through = seen_through(other.model, inside, near)
         matched = known & (np.abs(distance) <= near)
         on.append(one.patch * float(matched.sum()))
-        free.append(one.patch * float((known & (distance > near)).sum()))
+        free.append(one.patch * float((through & ~matched).sum()))
         off = np.sqrt(((colour - one.colours)[matched] ** 2).mean(axis=1))
         differences.append(off[~np.isnan(off)])
     compared = np.concatenate(differences)
