@@ -21,6 +21,8 @@ _HOME = {
     "Recording": "recording",
     "load": "formats",
     "VoxelPrototypes": "prototypes",
+    "LatentPrototypes": "decoders",
+    "MirroredPrototypes": "decoders",
     "Placements": "placements",
     "compose": "compose",
     "compose_loss": "compose",
