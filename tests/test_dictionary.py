@@ -14,7 +14,7 @@ from moving_cart import ride, smooth
 from protoscene.boxes import iou_3d
 from protoscene.crops import joined
 from protoscene.dictionary.correlate import Correlator, Imprint
-from protoscene.dictionary.find_again import Found, shares_agreement
+from protoscene.dictionary.find_again import LEAST, Found, shares_agreement
 from protoscene.dictionary.portrait import (
     Agreement,
     Portrait,
@@ -131,8 +131,8 @@ def test_correlation_is_the_sum_it_stands_for() -> None:
 def test_agreement_is_its_formula() -> None:
     assert shares_agreement(1.0, 0.0, 0.0, 0.0) == pytest.approx(1)
     assert shares_agreement(0.4, 0.4, 0.2, 0.0) == pytest.approx(1 / 3)
-    assert shares_agreement(0.2, 0.0, 0.0, 0.5) == pytest.approx(0.5 * np.exp(-1))
-    assert Found(0, np.zeros(4), 0.5, np.ones(1, bool)).score == pytest.approx(0.5)
+    assert shares_agreement(0.2, 0.0, 0.0, 0.2) == pytest.approx(0.5 * np.exp(-1))
+    assert Found(0, np.zeros(4), LEAST, np.ones(1, bool)).score == pytest.approx(0.5)
 
 
 def test_frames_follow_each_other_and_back() -> None:

@@ -55,9 +55,10 @@ def share(
 ) -> list[Kind]:
     """The kinds of things, in the order of their first members.
 
-    Every pair is aligned by its shape and compared by shape and colour (:func:`similarity`); kinds
-    are the clusters of average linkage at ``ALIKE``, so their number is found. A kind's volume is
-    fused from the pictures of all its members; a thing that is alone stays as it is.
+    Every pair is aligned by its shape and compared by shape and colour (:func:`similarity`), so
+    that one shape in two colours is two kinds. Kinds are the clusters of average linkage at
+    ``ALIKE``: their number is found. A kind's volume is fused from the pictures of all its
+    members; a thing that is alone stays as it is.
     """
     portraits = [_portrait(thing) for thing in things]
     values, poses = compared(portraits, progress)
