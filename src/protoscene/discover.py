@@ -10,7 +10,7 @@ import numpy as np
 from protoscene.backdrop import backdrop
 from protoscene.background import BINS, Static, estimate_background, subtract
 from protoscene.detail import MOST_VOXELS, PICTURES
-from protoscene.dictionary import Found, Kind, find_again, share, vacated
+from protoscene.dictionary import MOST_CELLS, Found, Kind, find_again, share, vacated
 from protoscene.errors import Refused
 from protoscene.follow import follow, merge_fragments
 from protoscene.geometry import Grid, wrap_angle
@@ -103,6 +103,7 @@ def memory_plan(recording: Recording, grid: Grid) -> dict[str, int]:
         "blobs": len(recording) * views * pixels * 4,
         "detail": MOST_VOXELS * 48 + PICTURES * pixels * 12,
         "things": len(recording) * views * pixels * 12,
+        "dictionary": len(recording) * views * pixels * 12 + MOST_CELLS * 160,
         "program": 2**29,
     }
 

@@ -33,6 +33,7 @@ from protoscene.volume import Evidence
 LATTICE = 14
 """Cells of the lattice along the smallest kind's longest side."""
 MOST_CELLS = 1_000_000
+"""Of the lattice; its cells are larger where it would need more."""
 GROUND_CELLS = 2.0
 """So many voxels above where a thing stands nothing counts: the ground confirms any prototype."""
 PEAKS, LEAST_PEAK = 24, 0.2
