@@ -40,7 +40,7 @@ PEAKS, LEAST_PEAK = 24, 0.2
 """Places that are looked at closely per kind, and the least share of agreement on the lattice."""
 ENOUGH, COLOUR = 0.4, 0.2
 """Share of the surface that must be confirmed, and the spread of colour distances."""
-LEAST, SPREAD = 0.45, 0.08
+LEAST, SPREAD = 0.5, 0.08
 """Least agreement of what is kept, whose score is .5, and how fast the score grows from there."""
 SEEN = 3
 """Occupied voxels of an instant that show that a thing was seen."""
