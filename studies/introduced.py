@@ -21,12 +21,13 @@ from pathlib import Path
 import numpy as np
 import torch
 import tyro
+from cylinders import Cylinders, cylinders, over_yaw, parabola
 from PIL import Image
 from results_page import write_between_markers
 from scipy.ndimage import label
 from solids import FACING, View, from_above, seen, solid
 from torch import Tensor
-from turned import AZIMUTHS, Cylinders, cylinders, over_yaw, parabola
+from turned import AZIMUTHS
 
 from protoscene import assign
 from protoscene.compose import Target, compose_loss
