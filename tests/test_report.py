@@ -14,21 +14,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import viser
 from PIL import Image
 from playwright.sync_api import Browser, ConsoleMessage, sync_playwright
 
 import scored_scenes
 from protoscene.errors import printable
-from protoscene.geometry import Camera, Grid, look_at
+from protoscene.geometry import Grid
 from protoscene.prototypes import VoxelPrototypes
 from protoscene.recording import Frame, Recording, View
-from protoscene.render import render
 from protoscene.report import turntable, write_page
 from protoscene.report.strips import object_strips
-from protoscene.scene import Background, Scene, SceneObject, Track
+from protoscene.report.timeline import timeline_document
+from protoscene.scene import Background, Scene, Track
 from protoscene.score import score_objects
 from protoscene.score_table import readable
 from protoscene.volume import Volume
+from report_scenes import TIMES, toy_recording, toy_scene
 
 CHROMIUM = "/usr/bin/chromium"
 CHROMIUM_FLAGS = [
@@ -36,77 +38,6 @@ CHROMIUM_FLAGS = [
     "--no-first-run", "--disable-background-networking", "--disable-component-update",
     "--disable-sync",
 ]  # fmt: skip
-TIMES = (0.0, 0.5, 1.0, 1.5, 2.0)
-GRID = Grid((-1.6, -1.6, -0.1), 0.05, (32, 64, 64))
-
-
-def toy_scene() -> Scene:
-    """A chequered floor, a red block that drives and turns, a two-coloured post that moves across
-    and is away at the last instant."""
-    floor = torch.zeros(4, *GRID.shape)
-    floor[3, :2] = 1
-    _, y, x = np.indices(GRID.shape)
-    chequer = torch.from_numpy(((x // 8 + y // 8) % 2).astype(np.float32))
-    floor[:3] = torch.tensor([0.55, 0.57, 0.6])[:, None, None, None] + 0.2 * chequer
-    block = torch.ones(4, 8, 10, 18)
-    block[:3] = torch.tensor([0.8, 0.2, 0.15])[:, None, None, None]
-    block[:3, :, :, 14:] = torch.tensor([0.95, 0.85, 0.3])[:, None, None, None]  # its nose
-    block[3, 5:, :, 12:] = 0
-    post = torch.ones(4, 14, 6, 6)
-    post[:3, :7] = torch.tensor([0.15, 0.3, 0.75])[:, None, None, None]
-    post[:3, 7:] = torch.tensor([0.2, 0.65, 0.4])[:, None, None, None]
-    s = np.linspace(0, 1, 5)
-    driving = Track(
-        np.array(TIMES),
-        np.stack([-0.9 + 1.6 * s, -0.5 + 0.6 * s**2, np.full(5, 0.2)], axis=1),
-        0.9 * s,
-        np.ones(5),
-        np.array([True, True, False, True, True]),
-    )
-    crossing = Track(
-        np.array(TIMES[:4]),
-        np.stack([0.7 - 0.2 * s[:4], 0.9 - 1.4 * s[:4], np.full(4, 0.35)], axis=1),
-        0.3 * s[:4],
-        np.ones(4),
-        np.ones(4, dtype=bool),
-    )
-    sizes = ((0.9, 0.5, 0.4), (0.3, 0.3, 0.7))
-    return Scene(
-        times=TIMES,
-        background=Background(Volume(floor, GRID)),
-        prototypes=VoxelPrototypes.from_rgba([block, post], 0.05),
-        objects=(
-            SceneObject(0, 0, 0.98, True, sizes[0], driving),
-            SceneObject(1, 1, 0.91, True, sizes[1], crossing),
-        ),
-        sizes_m=sizes,
-        symmetries=(None, "quarter_turn"),
-        made_by={"protoscene": "0.1.0", "command": "discover", "seed": 0},
-    )
-
-
-def toy_recording(
-    scene: Scene, names: Sequence[str] = ("left", "right"), height: int = 120
-) -> Recording:
-    """What cameras see of ``scene``, a little darker and with holes in the depth."""
-    frames, views = [], {}
-    for time in scene.times:
-        volume = scene.compose(time)
-        for i, name in enumerate(names):
-            angle = -1.9 + 0.8 * i
-            eye = 2.6 * np.array([np.cos(angle), np.sin(angle), 0.65])
-            pose = look_at(eye, [0, 0, 0.1])
-            camera = Camera(160, 120, 150.0, 150.0, 80.0, 60.0, pose).scaled(height / 120)
-            with torch.no_grad():
-                picture = render(volume, camera)
-            colour = (230 * picture.colour.numpy()).clip(0, 255).astype(np.uint8)
-            depth = picture.depth.numpy().copy()
-            depth[::7] = 0
-            views[time, name] = View(camera, name, time, colour, depth)
-            frames.append(Frame(time, name, camera, Path("c.png"), Path("d.png")))
-    return Recording(Path("toy"), frames, lambda frame: views[frame.time, frame.camera_name])
-
-
 HOSTILE = (
     "<script>alert(1)</script>",
     '"><img src=x onerror=alert(1)>',
@@ -314,6 +245,43 @@ def test_a_scene_of_nothing_but_background_is_a_page_too(tmp_path):
     write_page(scene, tmp_path / "page.html", toy_recording(scene, ("left",), 16))
     text = (tmp_path / "page.html").read_text()
     assert "0 objects of 0 prototypes" in text and "Nothing was found that moved." in text
+
+
+def test_what_stood_still_is_told_apart_and_shares_its_prototype(tmp_path, monkeypatch):
+    monkeypatch.setattr(turntable, "PIXELS", 16)
+    scene = toy_scene()
+    still = Track(
+        np.array(TIMES), np.tile([0.9, -0.9, 0.2], (5, 1)), np.zeros(5), np.ones(5),
+        np.ones(5, dtype=bool),
+    )  # fmt: skip
+    parked = replace(scene.objects[0], id=2, moving=False, track=still)
+    pages = {}
+    for name, things in (("alone", scene.objects), ("parked", (parked, *scene.objects))):
+        write_page(replace(scene, objects=things), tmp_path / name)
+        pages[name] = (tmp_path / name).read_text()
+    assert "2 objects of 2 prototypes" in pages["alone"]
+    assert "Stood still" not in pages["alone"] and "shared by" not in pages["alone"]
+    text = pages["parked"]
+    assert "2 objects that moved and 1 that stood still, of 2 prototypes" in text
+    moved, stood = text.split("Stood still all the time")
+    assert re.findall(r"Object (\d)</h3>", moved) == ["0", "1"]
+    assert re.findall(r"Object (\d)</h3>", stood) == ["2"]
+    assert text.count("<dd>0, shared by 2 objects</dd>") == 2 and "<dd>1</dd>" in text
+    cards = re.sub(r"<span[^>]*></span>", "", text)
+    assert "objects 2 (stood still), 0</p>" in cards and "objects 1</p>" in cards
+
+
+def test_only_what_moved_has_a_line_for_its_track(monkeypatch):
+    drawn = []
+    kept = viser.SceneApi.add_line_segments
+    monkeypatch.setattr(
+        viser.SceneApi, "add_line_segments",
+        lambda stage, name, *rest, **more: drawn.append(name) or kept(stage, name, *rest, **more),
+    )  # fmt: skip
+    scene = toy_scene()
+    first, second = scene.objects
+    timeline_document(replace(scene, objects=(first, replace(second, moving=False))), None)
+    assert [name for name in drawn if name.startswith("/tracks")] == ["/tracks/0"]
 
 
 def test_scores_are_shown_with_their_units(tmp_path, monkeypatch):

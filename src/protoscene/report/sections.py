@@ -26,8 +26,12 @@ def heading(scene: Scene) -> str:
     """Title and the scene in one line."""
     nz, ny, nx = scene.grid.shape
     length, width, height = scene.grid.size_m
+    n, n_stood = len(scene.objects), sum(not thing.moving for thing in scene.objects)
+    found = _count(n, "object")
+    if n_stood:
+        found = f"{_count(n - n_stood, 'object')} that moved and {n_stood} that stood still,"
     words = [
-        f"{_count(len(scene.objects), 'object')} of {_count(len(scene.prototypes), 'prototype')}",
+        f"{found} of {_count(len(scene.prototypes), 'prototype')}",
         f"{_count(len(scene.times), 'instant')}, {scene.times[0]:g} to {scene.times[-1]:g} s",
         f"{nx} × {ny} × {nz} voxels of {100 * scene.grid.voxel_size:.3g} cm "
         f"({length:.3g} × {width:.3g} × {height:.3g} m)",
@@ -46,7 +50,8 @@ def timeline(player: str) -> str:
         f'<iframe title="3-D timeline" sandbox="allow-scripts" srcdoc="{srcdoc}"></iframe></div>'
         '<p class="note" style="margin-top:8px">Drag to turn, right-drag to move, scroll to zoom; '
         "space plays and pauses. The bar counts seconds since the first instant. Each object has "
-        "its colour: the arrow on its box is its front, the line its track.</p></section>"
+        "its colour: the arrow on its box is its front, the line its track. What stood still has "
+        "none.</p></section>"
     )
 
 
@@ -101,15 +106,30 @@ def objects(scene: Scene, recording: Recording | None) -> str:
     note = "From the camera that sees most of it at each instant; faded where no sensor saw it."
     if len(shown) < len(scene.objects):
         note += f" The {len(shown)} with the highest scores of {len(scene.objects)}."
-    rows = "".join(_object(scene, thing, strips.get(thing.id, [])) for thing in shown)
-    return _section("Objects", note if recording else "", f'<div class="panel">{rows}</div>')
+    moved, stood = (
+        "".join(
+            _object(scene, thing, strips.get(thing.id, []))
+            for thing in shown
+            if thing.moving == moving
+        )
+        for moving in (True, False)
+    )
+    body = f'<div class="panel">{moved}</div>' if moved else ""
+    if stood:
+        body += (
+            '<h3 class="group">Stood still all the time</h3><p class="note">Found by the prototype '
+            f'of another object, which moved.</p><div class="panel">{stood}</div>'
+        )
+    return _section("Objects", note if recording else "", body)
 
 
 def _object(scene: Scene, thing: SceneObject, strip: list[Crop]) -> str:
     track = thing.track
     path = float(np.linalg.norm(np.diff(track.centre, axis=0), axis=1).sum())
+    users = sum(other.prototype == thing.prototype for other in scene.objects)
+    shared = f", shared by {users} objects" if users > 1 else ""
     facts = {
-        "Prototype": str(thing.prototype),
+        "Prototype": f"{thing.prototype}{shared}",
         "Score": f"{thing.score:.2f}",
         "Size": _size(np.array(thing.dims_m) * float(np.median(track.scale))),
         "Path": f"{path:.2f} m" if thing.moving else "stands still",
@@ -141,8 +161,11 @@ def prototypes(scene: Scene) -> str:
         return ""
     cards = []
     for k in range(min(len(scene.prototypes), MAX_PROTOTYPES)):
-        users = [thing.id for thing in scene.objects if thing.prototype == k]
-        swatches = " ".join(f"{_swatch(i)}{i}" for i in users) or "none"
+        users = ", ".join(
+            f"{_swatch(thing.id)}{thing.id}{'' if thing.moving else ' (stood still)'}"
+            for thing in scene.objects
+            if thing.prototype == k
+        )
         sides = "".join(
             f"<figure>{_picture(uri, f'prototype from the {name}')}{_caption(name)}</figure>"
             for name, uri in prototype_sides(scene, k)
@@ -151,10 +174,13 @@ def prototypes(scene: Scene) -> str:
         turned = f" · looks the same after a {symmetry.replace('_', ' ')}" if symmetry else ""
         cards.append(
             f'<article class="panel prototype"><h3>Prototype {k}</h3>'
-            f"<p>{_size(np.array(scene.sizes_m[k]))}{_text(turned)} · objects {swatches}</p>"
+            f"<p>{_size(np.array(scene.sizes_m[k]))}{_text(turned)} · objects {users or 'none'}</p>"
             f'<div class="sides">{sides}</div></article>'
         )
-    note = "What the objects are made of: each seen from four sides, from slightly above."
+    note = (
+        "What the objects are made of, one for all of a kind: each seen from four sides, from "
+        "slightly above."
+    )
     if len(cards) < len(scene.prototypes):
         note += f" The first {len(cards)} of {len(scene.prototypes)}."
     return _section("Prototypes", note, f'<div class="prototypes panels">{"".join(cards)}</div>')

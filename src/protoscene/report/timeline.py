@@ -136,7 +136,7 @@ class _Actor:
         self.scaled = [part for part in (mesh, box) if part is not None]
         self.scale = 1.0
         path = thing.track.centre
-        if len(path) > 1:
+        if thing.moving and len(path) > 1:
             stage.add_line_segments(
                 f"/tracks/{thing.id}", np.stack([path[:-1], path[1:]], axis=1), colors=colour,
                 thickness=2.5, thickness_units="screen",
