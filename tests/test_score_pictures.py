@@ -13,7 +13,7 @@ from protoscene.geometry import Camera, Grid, look_at
 from protoscene.prototypes import VoxelPrototypes
 from protoscene.recording import Frame, Recording, View
 from protoscene.scene import Scene, SceneObject, Track
-from protoscene.score_pictures import scene_view, score_pictures
+from protoscene.score_pictures import layered_view, score_pictures
 from protoscene.volume import Background, Volume
 
 COLOUR = np.random.default_rng(0).integers(40, 200, (12, 16, 3)).astype(np.uint8)
@@ -130,7 +130,7 @@ def test_a_mover_drawn_too_fat_counts_where_it_is_drawn(tmp_path):
     assert half.psnr_drawn_db == pytest.approx(20 * math.log10(25.5) + 10 * math.log10(2))
 
 
-def test_a_scene_is_drawn_as_it_is_composed():
+def test_a_scene_is_drawn_with_its_things_where_they_are():
     grid = Grid((-1.0, -1.0, 0.0), 0.1, (10, 20, 20))
     rgba = torch.zeros(4, 10, 20, 20)
     rgba[:, :1] = torch.tensor([0.0, 1.0, 0.0, 1.0])[:, None, None, None]  # a green floor
@@ -147,7 +147,7 @@ def test_a_scene_is_drawn_as_it_is_composed():
         (dims,),
     )
     camera = Camera(40, 30, 40.0, 40.0, 20.0, 15.0, look_at((0, -3, 1.5), (0, 0, 0.3)))
-    view = scene_view(scene)
+    view = layered_view(scene)
     for time, side in ((0.0, -1), (1.0, 1)):
         colour, depth = view(time, camera)
         assert colour.dtype == np.uint8 and colour.shape == (30, 40, 3)
@@ -156,7 +156,7 @@ def test_a_scene_is_drawn_as_it_is_composed():
         assert 2.5 < np.median(depth[red]) < 3.5
     frames = [Frame(t, "a", camera, Path("rgb/a.png"), Path("depth/a.png")) for t in (0.0, 1.0)]
     itself = Recording(
-        Path(), frames, lambda f: View(f.camera, "a", f.time, *scene_view(scene)(f.time, camera))
+        Path(), frames, lambda f: View(f.camera, "a", f.time, *layered_view(scene)(f.time, camera))
     )
     result = score_pictures(view, itself)
     assert result.psnr_db == 99 and result.depth_within_5cm == 1

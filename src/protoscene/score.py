@@ -31,7 +31,7 @@ from protoscene.pose_errors import (
 )
 from protoscene.prototypes import VoxelPrototypes
 from protoscene.scene import Scene, SceneObject
-from protoscene.score_pictures import PictureScore, scene_view, score_pictures
+from protoscene.score_pictures import PictureScore, layered_view, score_pictures
 from protoscene.shape_errors import ShapeError, shape_error
 from protoscene.truth import TIME_TOLERANCE_S, Truth, load_truth
 
@@ -123,8 +123,8 @@ def score(
     shown = None
     if pictures and truth.heldout is not None:
         moving = {thing.id for thing in truth.objects if thing.moving}
-        alone = scene_view(replace(scene, objects=()))
-        shown = score_pictures(scene_view(scene), load(truth.heldout), moving, without=alone)
+        alone = layered_view(replace(scene, objects=()))
+        shown = score_pictures(layered_view(scene), load(truth.heldout), moving, without=alone)
     return score_objects(
         scene.objects, truth, scene.grid.voxel_size, operating_score, shown, scene.prototypes
     )

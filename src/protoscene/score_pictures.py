@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import torch
 from jaxtyping import Integer
 from PIL import Image
 
@@ -17,7 +15,6 @@ from protoscene.errors import Refused
 from protoscene.geometry import Camera
 from protoscene.layers import draw
 from protoscene.recording import Frame, Recording
-from protoscene.render import render
 from protoscene.scene import Scene
 
 RenderView = Callable[[float, Camera], tuple[np.ndarray, np.ndarray]]
@@ -44,19 +41,6 @@ class PictureScore:
     psnr_drawn_db: float
     depth_median_m: float
     depth_within_5cm: float
-
-
-def scene_view(scene: Scene) -> RenderView:
-    """Draws ``scene`` at its own resolution; views of one time share one composed volume."""
-    compose = lru_cache(maxsize=1)(scene.compose)
-
-    def render_view(time: float, camera: Camera) -> tuple[np.ndarray, np.ndarray]:
-        with torch.no_grad():
-            picture = render(compose(time), camera, scene.background.outside)
-        colour = (picture.colour.clamp(0, 1) * 255).round().to(torch.uint8)
-        return colour.numpy(), picture.depth.double().numpy()
-
-    return render_view
 
 
 def layered_view(scene: Scene) -> RenderView:

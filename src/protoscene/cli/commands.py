@@ -171,7 +171,7 @@ class Render(Common):
     def run(self) -> None:
         with OutputLock(self.output):
             from protoscene.formats import read_cameras
-            from protoscene.score_pictures import scene_view
+            from protoscene.score_pictures import layered_view
             from protoscene.store import load_scene
 
             scene, cameras = load_scene(self.scene), read_cameras(self.cameras)
@@ -180,7 +180,7 @@ class Render(Common):
                 if Path(name).suffix.lower() not in PICTURES:
                     field, known = f"frames[{i}].file_path", ", ".join(PICTURES)
                     raise Refused(self.cameras, field, "unknown suffix", name, known)
-            view = scene_view(scene)
+            view = layered_view(scene)
             with progress() as show, new_folder(self.output) as folder:
                 for i, (camera, time, name) in enumerate(cameras):
                     show("render", i, len(cameras))

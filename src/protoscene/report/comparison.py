@@ -6,12 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from protoscene.recording import Recording, View
-from protoscene.render import render
 from protoscene.report.pictures import (
-    bytes_from_unit,
     data_uri,
     depth_difference,
     difference,
@@ -20,13 +17,13 @@ from protoscene.report.pictures import (
 )
 from protoscene.report.strips import evenly
 from protoscene.scene import Scene
-from protoscene.volume import Volume
+from protoscene.score_pictures import RenderView, layered_view
 
 MAX_CAMERAS = 4
 MAX_INSTANTS = 6
 RECORDED_WIDTH = 320
-RENDERED_WIDTH = 160
-"""Rendering is what the page takes longest for, and a volume has no finer detail than this."""
+RENDERED_WIDTH = 240
+"""Rendering is what the page takes longest for."""
 DEPTH_VOXELS = 4
 """The depth difference, in voxels, from which its colour no longer changes."""
 
@@ -52,13 +49,12 @@ def comparisons(scene: Scene, recording: Recording) -> list[tuple[float, list[Co
     instants = {time: i for i, time in enumerate(recording.times)}
     times = evenly([t for t in scene.times if t in instants], MAX_INSTANTS)
     cameras = _chosen_cameras(recording, [instants[t] for t in times])
-    rows = []
+    drawn, rows = layered_view(scene), []
     for time in times:
         row = []
-        volume = scene.compose(time)
         for index in recording.frames_at(instants[time]):
             if recording.frames[index].camera_name in cameras:
-                row.append(_comparison(scene, volume, recording.view(index)))
+                row.append(_comparison(scene, drawn, recording.view(index)))
         rows.append((time, row))
     return rows
 
@@ -76,16 +72,14 @@ def _chosen_cameras(recording: Recording, instants: Sequence[int]) -> set[str]:
     )
 
 
-def _comparison(scene: Scene, volume: Volume, view: View) -> Comparison:
+def _comparison(scene: Scene, drawn: RenderView, view: View) -> Comparison:
     camera = view.camera.scaled(min(1.0, RENDERED_WIDTH / view.camera.width))
-    with torch.no_grad():
-        picture = render(volume, camera, scene.background.outside)
-    rendered = bytes_from_unit(picture.colour.numpy())
+    rendered, depth = drawn(view.time, camera)
     recorded = resized(view.colour, camera.width, camera.height)
     shown = view.camera.scaled(min(1.0, RECORDED_WIDTH / view.camera.width))
     gap = depth_difference(
         sampled(view.depth, camera.width, camera.height),
-        picture.depth.numpy(),
+        depth,
         largest_depth_difference(scene),
     )
     return Comparison(
