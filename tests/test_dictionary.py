@@ -10,7 +10,7 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
 from moving_boxes import CART_DIMS, Box, cart, record, ring
-from moving_cart import ride, smooth
+from moving_cart import pose_errors, ride, smooth
 from protoscene.boxes import iou_3d
 from protoscene.crops import joined
 from protoscene.dictionary.correlate import Correlator, Imprint
@@ -172,6 +172,47 @@ def test_what_is_alone_stays_as_it_is() -> None:
     assert [k.members for k in kinds] == [(0,), (1,)]
     assert kinds[0].things[0] is lonely and kinds[0].rgba is lonely.rgba
     assert share([]) == []
+
+
+def tracked(path: np.ndarray, turned: float, misfit: float) -> Thing:
+    """A cart's ride, its instants turned this way and that by ``turned`` rad."""
+    true = ride(path)
+    poses = true.poses + np.outer((-1.0) ** np.arange(len(path)), [0, 0, 0, turned])
+    return Thing(list(range(len(path))), DIMS, poses, np.full(len(path), misfit),
+                 torch.rand(4, 5, 5, 5), 0.1, 0.9, true.crops)  # fmt: skip
+
+
+WELL = tracked(smooth(8), 0, 0.1)
+BACK = smooth(8)[::-1] * [1, -1, 1] + [0.1, 0.1, 1.0]
+
+
+def test_what_is_tracked_well_is_fused_and_the_best_keeps_its_poses() -> None:
+    (kind,) = share([tracked(BACK, 0.05, 0.2), WELL])
+    assert kind.members == (1, 0)
+    best, other = kind.things
+    for got, true in ((best.poses, WELL.poses), (other.poses, ride(BACK).poses)):
+        metres, degrees = pose_errors(got, true)
+        assert metres.max() < 0.01 and degrees.max() < 1.0
+    assert pose_errors(best.poses, WELL.poses)[1].max() < 1e-6
+    assert best.rgba is kind.rgba is not WELL.rgba
+    assert_allclose(kind.dims, DIMS, atol=0.03)
+
+
+def test_what_is_tracked_badly_is_of_the_kind_and_spoils_nobody() -> None:
+    bad = tracked(BACK, 0.6, 0.3)
+    (kind,) = share([bad, WELL])
+    assert kind.members == (1, 0) and kind.rgba is WELL.rgba
+    best, left_out = kind.things
+    assert best is WELL
+    assert_allclose(left_out.poses, bad.poses)
+    assert left_out.rgba is WELL.rgba and left_out.dims is WELL.dims
+
+
+def test_a_third_is_fused_though_the_second_is_left_out() -> None:
+    third = tracked(smooth(8) * [-1, 1, -1] + [0, 0, np.pi], 0, 0.4)
+    (kind,) = share([WELL, tracked(BACK, 0.6, 0.3), third])
+    assert kind.members == (0, 2, 1) and kind.rgba is not WELL.rgba
+    assert kind.things[1].rgba is kind.rgba
 
 
 def ground_volume(voxel: float) -> Volume:

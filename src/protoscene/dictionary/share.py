@@ -34,13 +34,15 @@ ROUNDS = 2
 """Times that members move onto the others, and that all instants descend on what is fused anew."""
 QUARTER = 0.03
 """A pose turned by quarters must fit better by this misfit."""
+SPOILT = 0.03
+"""A thing whose pictures make those of its kind fit worse by this misfit is not fused with them."""
 
 
 @dataclass(frozen=True, eq=False)
 class Kind:
     """A dictionary entry: box and prototype, and the things that are of it, their poses given in
-    its frame; ``members`` are their numbers among all. ``portrait`` is what find_again looks for;
-    None where there were no pictures."""
+    its frame; ``members`` are their numbers among all, that of the best tracked first.
+    ``portrait`` is what find_again looks for; None where there were no pictures."""
 
     dims: Float[np.ndarray, "3"]
     rgba: Tensor
@@ -53,26 +55,26 @@ class Kind:
 def share(
     things: Sequence[Thing], progress: Progress = lambda stage, done, total: None
 ) -> list[Kind]:
-    """The kinds of things, in the order of their first members.
+    """The kinds of things, in the order of their first things.
 
     Every pair is aligned by its shape and compared by shape and colour (:func:`similarity`), so
     that one shape in two colours is two kinds. Kinds are the clusters of average linkage at
-    ``ALIKE``: their number is found. A kind's volume is fused from the pictures of all its
-    members; a thing that is alone stays as it is.
+    ``ALIKE``: their number is found. A kind's volume is fused from the pictures of its members, but
+    for those that make the better tracked ones fit worse; a thing that is alone stays as it is.
     """
     portraits = [_portrait(thing) for thing in things]
     values, poses = compared(portraits, progress)
     kinds = []
     for members in clusters(values):
-        root = members[int(np.argmax(values[np.ix_(members, members)].sum(axis=1)))]
-        frames = _frames(root, members, values, poses)
+        members.sort(key=lambda k: float(np.median(things[k].misfits)))
+        frames = _frames(members[0], members, values, poses)
         own = [things[k] for k in members]
         kind = _fused(own, members, [frames[k] for k in members]) if len(members) > 1 else None
         if kind is not None:
             kinds.append(kind)
         else:
             kinds += [alone(k, things[k], portraits[k]) for k in members]
-    return sorted(kinds, key=lambda kind: kind.members[0])
+    return sorted(kinds, key=lambda kind: min(kind.members))
 
 
 def alone(k: int, thing: Thing, portrait: Portrait | None = None) -> Kind:
@@ -193,22 +195,28 @@ def _frames(
 
 
 def _fused(things: list[Thing], members: list[int], frames: list[np.ndarray]) -> Kind | None:
-    """One kind of things whose shared frame stands at ``frames`` in each one's own; None where
-    their pictures agree on no surface."""
+    """One kind of things whose shared frame stands at ``frames`` in each one's own, at the first's
+    itself; None where their pictures agree on no surface.
+
+    The poses of the first, which is tracked best, stay. The others follow onto it one by one, each
+    as a whole. Whoever makes those before fit worse is not fused.
+    """
     crops = [t.crops for t in things if t.crops is not None]  # what is alike was portrayed
-    pictures = joined(crops)
+    pictures, dims = joined(crops), things[0].dims
     poses = np.concatenate([placed(t.poses, f) for t, f in zip(things, frames, strict=True)])
+    misfits = np.concatenate([t.misfits for t in things])
     of_thing = np.repeat(np.arange(len(things)), [len(t.instants) for t in things])
     good = np.concatenate([fitting(t.misfits) for t in things])
-    dims = np.max([t.dims for t in things], axis=0)
-    root = next(k for k, frame in enumerate(frames) if not frame.any())
-    for _ in range(ROUNDS):
-        for k in range(len(things)):
-            if k != root:
-                _moved_onto_the_others(pictures, poses, good, of_thing == k, dims)
+    for k in range(1, len(things)):
+        before, its = of_thing < k, of_thing == k
+        chosen = good & (before | its)
+        for _ in range(ROUNDS):
+            _moved_onto_the_others(pictures, poses, chosen, its, dims)
+        if _spoilt(pictures, poses, chosen, its, dims) > SPOILT:
+            return _without(k, things, members, frames)
     shared = portrait(pictures, poses, good, dims)
     for _ in range(ROUNDS):
-        misfits = _readjusted(shared, pictures, poses)
+        _readjust(shared, pictures, poses, misfits, of_thing > 0)
         good = np.concatenate([fitting(misfits[of_thing == k]) for k in range(len(things))])
         shared = portrait(pictures, poses, good, dims)
     # Numbers of instants that never follow each other from one thing to the next.
@@ -225,6 +233,24 @@ def _fused(things: list[Thing], members: list[int], frames: list[np.ndarray]) ->
                 portrait(pictures, shape.poses, good, shape.dims))  # fmt: skip
 
 
+def _without(
+    k: int, things: list[Thing], members: list[int], frames: list[np.ndarray]
+) -> Kind | None:
+    """The kind that all but thing k make, with k among its members where it stood, its bottom at
+    the same height: what cannot be fused cannot be aligned either, but it went nose forward too."""
+    rest = things[:k] + things[k + 1 :]
+    if len(rest) == 1:
+        kind: Kind | None = alone(members[0], things[0], _portrait(things[0]))
+    else:
+        kind = _fused(rest, members[:k] + members[k + 1 :], frames[:k] + frames[k + 1 :])
+    if kind is None:
+        return None
+    raised = np.array([0, 0, (kind.dims[2] - things[k].dims[2]) / 2, 0])
+    left_out = replace(things[k], dims=kind.dims, poses=things[k].poses + raised, rgba=kind.rgba,
+                       voxel_size=kind.voxel_size)  # fmt: skip
+    return replace(kind, members=(*kind.members, members[k]), things=(*kind.things, left_out))
+
+
 def _moved_onto_the_others(
     pictures: Crops, poses: Float[np.ndarray, "i 4"], good: Bool[np.ndarray, " i"],
     own: Bool[np.ndarray, " i"], dims: Float[np.ndarray, "3"],
@@ -236,14 +262,31 @@ def _moved_onto_the_others(
     poses[own] = placed(poses[own], onto(others.model, its.points, np.zeros(4), 8))
 
 
-def _readjusted(
-    shared: Portrait, pictures: Crops, poses: Float[np.ndarray, "i 4"]
-) -> Float[np.ndarray, " i"]:
-    """Puts (in place) every instant where it fits the kind's model best: as it was, or turned by
-    quarters, descended. Returns the misfits."""
+def _spoilt(
+    pictures: Crops, poses: Float[np.ndarray, "i 4"], good: Bool[np.ndarray, " i"],
+    own: Bool[np.ndarray, " i"], dims: Float[np.ndarray, "3"],
+) -> float:  # fmt: skip
+    """By how much the misfit (median) of the others' ``good`` instants grows when those of one
+    thing, ``own``, are fused too."""
+    medians = []
+    for chosen in (good & ~own, good):
+        model = portrait(pictures, poses, chosen, dims).model
+        surface = model.surface()
+        medians.append(np.median([
+            total_misfit(misfit(model, surface, pictures, i, poses[i]))
+            for i in np.nonzero(good & ~own)[0].tolist()
+        ]))  # fmt: skip
+    return float(medians[1] - medians[0])
+
+
+def _readjust(
+    shared: Portrait, pictures: Crops, poses: Float[np.ndarray, "i 4"],
+    misfits: Float[np.ndarray, " i"], chosen: Bool[np.ndarray, " i"],
+) -> None:  # fmt: skip
+    """Puts (in place) the ``chosen`` instants where they fit the kind's model best: as they were,
+    or turned by quarters, descended; and says how well."""
     surface = shared.model.surface()
-    misfits = np.empty(len(poses))
-    for i in range(len(poses)):
+    for i in np.nonzero(chosen)[0].tolist():
         tried = []
         for quarter in range(4):
             start = poses[i] + [0, 0, 0, quarter * np.pi / 2]
@@ -251,4 +294,3 @@ def _readjusted(
             cost = total_misfit(misfit(shared.model, surface, pictures, i, pose))
             tried.append((cost + (QUARTER if quarter else 0.0), quarter, pose))
         misfits[i], _, poses[i] = min(tried, key=lambda t: t[:2])
-    return misfits
