@@ -11,6 +11,7 @@ stay. Variants leave out one loss each, or begin with things that are not solid.
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -42,6 +43,8 @@ class Options:
     """Of each recording."""
     variants: bool = True
     """Also without each loss, and not solid at first."""
+    out: Path = Path("build/refine/presence.json")
+    """The share of trials in which all false things vanish, for studies/refine.py."""
 
 
 def misplaced(thing: Thing, rng: np.random.Generator, stands: bool) -> Thing:
@@ -108,12 +111,16 @@ def main(options: Options) -> None:
     print(f"{time.process_time() - begin:.0f} s of processor time")
     print("| losses | trials | random gone | duplicate gone | all three gone | true stay "
           "| least presence of a true one |\n|---|---|---|---|---|---|---|")  # fmt: skip
+    vanished = {}
     for name, trials in results.items():
         shares = {n: np.concatenate([r[n] for r in trials]) for n in trials[0]}
         gone = [max(r["random"].max(), r["duplicate"].max()) < 0.1 for r in trials]
         print(f"| {name} | {len(trials)} | {(shares['random'] < 0.1).mean():.1%} "
               f"| {(shares['duplicate'] < 0.1).mean():.1%} | {np.mean(gone):.1%} "
               f"| {(shares['true'] > 0.9).mean():.1%} | {shares['true'].min():.3f} |")  # fmt: skip
+        vanished[name] = float(np.mean(gone))
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(vanished) + "\n")
 
 
 if __name__ == "__main__":

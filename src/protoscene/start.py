@@ -72,9 +72,10 @@ def start(
     first: list[Registered] = []
     for trail, crops in zip(left, cut(recording, left, blobs, noise), strict=True):
         first.append(Registered(trail, crops, *register(trail, crops, recording)))
-        progress("register", len(first), len(left))
+        progress("register", len(first), 2 * len(left))
     things = []
-    for old, trail in zip(first, collect(first), strict=True):
+    for k, (old, trail) in enumerate(zip(first, collect(first), strict=True)):
+        progress("register", len(left) + k, 2 * len(left))
         if len(trail.blobs) < MIN_INSTANTS:
             continue
         new = old
@@ -86,6 +87,8 @@ def start(
         if len(new.model.surface()) >= MIN_SURFACE:
             thing = _finish(new, recording)
             things += [thing] if thing else []
+    if left:
+        progress("register", 2 * len(left), 2 * len(left))
     return sorted(things, key=lambda t: (-t.score, t.instants))
 
 
