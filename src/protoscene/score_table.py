@@ -43,11 +43,9 @@ MEASURES = {
 
 HEADLINES = (
     ("moving boxes found (IoU ≥ .5)", "at_iou_50", "moving_recall"),
-    ("moving boxes that are right", "at_iou_50", "moving_precision"),
     ("parked boxes found", "at_iou_50", "parked_recall"),
-    ("parked boxes that are right", "at_iou_50", "parked_precision"),
+    ("boxes that are right", "at_iou_50", "precision"),
     ("identity kept (moving IDF1)", "identity", "moving_idf1"),
-    ("one prototype for each kind (V-measure)", "prototypes", "v_measure"),
     ("error of centres, median", "centre", "median"),
     ("error of yaw, median", "yaw", "median"),
     ("error of sizes, median", "size", "median"),
