@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from moving_cart import pose_errors, ride, smooth
 from protoscene.boxes import iou_3d
 from protoscene.crops import joined
 from protoscene.dictionary.correlate import Correlator, Imprint
-from protoscene.dictionary.find_again import LEAST, Found, shares_agreement
+from protoscene.dictionary.find_again import LEAST, Found, shares_agreement, verdict
 from protoscene.dictionary.portrait import (
     Agreement,
     Portrait,
@@ -130,9 +131,24 @@ def test_correlation_is_the_sum_it_stands_for() -> None:
 
 def test_agreement_is_its_formula() -> None:
     assert shares_agreement(1.0, 0.0, 0.0, 0.0) == pytest.approx(1)
-    assert shares_agreement(0.4, 0.4, 0.2, 0.0) == pytest.approx(1 / 3)
+    assert shares_agreement(0.4, 0.4, 0.2, 0.0) == pytest.approx(1 / 4)
     assert shares_agreement(0.2, 0.0, 0.0, 0.2) == pytest.approx(0.5 * np.exp(-1))
     assert Found(0, np.zeros(4), LEAST, np.ones(1, bool)).score == pytest.approx(0.5)
+
+
+def test_what_was_grazed_is_not_free_at_its_surface() -> None:
+    """Rays that pass right beside a side make all before it fully free: 2 cm off, all of a side
+    would lie in free space. Another shape still does."""
+    whole, middle = portrayed(cart(0, 0, 0), UPRIGHT), np.zeros(4)
+    grazed = np.where(whole.model.distance > 0.005, 0.08, whole.model.distance)
+    own = of_model(replace(whole.model, distance=grazed), DIMS, zero_level(whole.model))
+    shifted = portrayed(cart(0, 0.02, 0), UPRIGHT)
+    assert verdict(own, whole, middle) > 0.95
+    assert verdict(own, shifted, middle) > 0.8
+    longer = portrayed(
+        [*cart(0, 0, 0), Box((0, 0, 0.3), (0.5, 0.3, 0.2), 0, (200, 60, 40))], UPRIGHT
+    )
+    assert verdict(own, longer, middle) < 0.5
 
 
 def test_frames_follow_each_other_and_back() -> None:

@@ -166,10 +166,10 @@ def _places(own: Portrait, stays: Model, floor: float) -> list[Float[np.ndarray,
 
 
 def shares_agreement(confirmed, through, hidden, colour):  # type: ignore[no-untyped-def]
-    """c / (c + a + 2 b) · min(1, c / ``ENOUGH``) · exp(−(d / ``COLOUR``)²) of shares of a kind's
+    """c / (c + 2 a + 2 b) · min(1, c / ``ENOUGH``) · exp(−(d / ``COLOUR``)²) of shares of a kind's
     surface: c ``confirmed``, a ``through`` in seen free space, b surface ``hidden`` where the kind
     is free; d the ``colour`` distance. Numbers or arrays."""
-    share = confirmed / (confirmed + through + 2 * hidden + 1e-9)
+    share = confirmed / (confirmed + 2 * (through + hidden) + 1e-9)
     return share * np.minimum(1, confirmed / ENOUGH) * np.exp(-((colour / COLOUR) ** 2))
 
 
@@ -184,18 +184,19 @@ def _judged(
         points = here.points[_within(unplaced(here.points, step), box)]
         step = onto(own.model, points, step, 8, huber=0.03)
     pose = placed(pose, step)
-    return np.array([*pose[:3], wrap_angle(pose[3])]), _verdict(own, here, step)
+    return np.array([*pose[:3], wrap_angle(pose[3])]), verdict(own, here, step)
 
 
 def _within(points: Float[np.ndarray, "n 3"], box: Float[np.ndarray, "2 3"]) -> np.ndarray:
     return np.asarray(((points >= box[0]) & (points <= box[1])).all(axis=1))
 
 
-def _verdict(own: Portrait, here: Portrait, pose: Float[np.ndarray, "4"]) -> float:
+def verdict(own: Portrait, here: Portrait, pose: Float[np.ndarray, "4"]) -> float:
     """The agreement of a kind at ``pose`` with what is ``here`` (in whose frame the pose is)."""
     voxel = own.model.grid.voxel_size
     box, near = _counted(own, voxel), NEAR * voxel
-    theirs = unplaced(here.points, pose)
+    theirs, below = unplaced(here.points, pose), unplaced(here.inside, pose)
+    boxed = _within(theirs, box)
     mine = _within(own.points, box)
     turn = rotation_from_yaw(pose[3]).T
     points, inside = own.points[mine] @ turn + pose[:3], own.inside[mine] @ turn + pose[:3]
@@ -204,9 +205,11 @@ def _verdict(own: Portrait, here: Portrait, pose: Float[np.ndarray, "4"]) -> flo
     through = seen_through(here.model, inside, near) & ~matched
     off = np.sqrt(((colour - own.colours[mine])[matched] ** 2).mean(axis=1))
     off = off[~np.isnan(off)]
-    before, seen, _ = look(own.model, theirs[_within(theirs, box)])
+    before, seen, _ = look(own.model, theirs[boxed])
+    # Right before a surface that its views grazed a kind is "free" with no distance: asked below.
+    free = seen_through(own.model, below[boxed], near) & ~(seen & (np.abs(before) <= near))
     whole = max(int(mine.sum()), 1)
-    hidden = (seen & (before > near)).sum() * here.patch / own.patch
+    hidden = free.sum() * here.patch / own.patch
     return float(shares_agreement(
         matched.sum() / whole, through.sum() / whole, hidden / whole,
         off.mean() if len(off) else 1.0,
