@@ -301,8 +301,8 @@ def recovery_rows(options: Options) -> list[Row]:
 def tabletop_rows(options: Options) -> list[Row]:
     error = 1000 * tabletop(options).get("median_m", math.nan)
     before = math.nan
-    if options.start is not None and (file := options.start / "tabletop/measured.json").is_file():
-        before = 1000 * json.loads(file.read_text())["median_m"]
+    if options.start is not None and (options.start / "tabletop").is_dir():
+        before = 1000 * tabletop(replace(options, out=options.start)).get("median_m", math.nan)
     what = "tabletop: depth drawn again, median error (at most the start's)"
     return [Row(what, error, before, True, " mm", 2)]
 
