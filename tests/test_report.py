@@ -97,7 +97,7 @@ class Visit:
     def still(self, wanted: Callable[[np.ndarray], bool]) -> np.ndarray:
         """The player's pixels once they are as wanted and no longer change."""
         before = self.canvas()
-        for _ in range(80):
+        for _ in range(240):
             self.page.wait_for_timeout(250)
             pixels = self.canvas()
             if wanted(pixels) and (pixels == before).all():
