@@ -13,7 +13,7 @@ from protoscene.synth.ground import box_corners
 from protoscene.synth.layout import Actor, make_layout
 from protoscene.synth.paths import STYLES, gaps
 from protoscene.synth.sensor import axial_sigma, millimetres, noisy_depth
-from protoscene.synth.things import KINDS, build_thing
+from protoscene.synth.things import DARK, KINDS, SCHEMES, build_thing
 
 NAMED = [pytest.param(make(0), id=name) for name, make in SUITE.items()]
 NAMED += [pytest.param(TINY, id="tiny"), pytest.param(DEMO, id="demo")]
@@ -174,6 +174,7 @@ def test_the_same_seed_gives_the_same_layout_and_another_seed_another() -> None:
         ("rig", "orbit"),
         ("motions", ("flies",)),
         ("kinds", ("whale",)),
+        ("schemes", (1,)),
         ("time_step", float("nan")),
         ("max_gap", 0.01),
         ("size", "tiny"),
@@ -189,6 +190,14 @@ def test_too_many_things_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("protoscene.synth.layout.TRIES", 20)
     with pytest.raises(Refused, match="no room for that many things"):
         make_layout(SynthSettings(n_moving=12, n_parked=0, n_instants=2, area=1.0))
+
+
+def test_kinds_of_given_colours_look_alike_in_every_recording() -> None:
+    given = {"kinds": ("car", "robot"), "schemes": (5, 2), "n_moving": 2, "n_parked": 0}
+    layouts = [make_layout(SynthSettings(seed=seed, n_instants=2, **given)) for seed in (0, 1)]
+    for layout in layouts:
+        assert [t.parts[0].colour for t in layout.things] == [SCHEMES[5][0], DARK]
+        assert layout.things[1].parts[1].colour == SCHEMES[2][0]
 
 
 def test_more_kinds_than_movers_still_park_only_what_moves() -> None:

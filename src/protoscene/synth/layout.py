@@ -84,10 +84,11 @@ def _draw_things(rng: np.random.Generator, settings: SynthSettings) -> tuple[Thi
         kinds = turned[: settings.n_kinds - 1]
         kinds.append(next(k for k in order if k not in kinds))
     kinds = kinds[: settings.n_moving or settings.n_parked]  # what is parked also moves
-    schemes = rng.permutation(len(SCHEMES))
+    drawn = rng.permutation(len(SCHEMES))
+    schemes = settings.schemes or tuple(int(k) for k in drawn)
     things = []
     for n, kind in enumerate(kinds):
-        thing = build_thing(kind, int(schemes[n % len(SCHEMES)]))
+        thing = build_thing(kind, schemes[n % len(schemes)])
         if settings.size == "small":
             factor = rng.uniform(0.20, 0.25) / max(thing.size_m[:2])
         else:

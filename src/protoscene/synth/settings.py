@@ -20,9 +20,10 @@ class SynthSettings:
     ``time_step`` seconds between instants; ``fov_deg`` horizontal; farther than ``reach_m`` no
     depth returns; ``noise_scale`` multiplies the axial noise of 0.0012 + 0.0019·(z − 0.4)² m;
     ``colour_noise`` is the standard deviation in steps of 1/255. ``kinds`` empty means ``n_kinds``
-    drawn by the seed; ``motions`` are shared out over the movers; ``min_gap`` metres between any
-    two things; ``max_gap`` metres, if given, within which every thing comes of another; ``area``
-    side in metres of the square in which things stand.
+    drawn by the seed, ``schemes`` (a number of SCHEMES per kind) empty that it draws each kind's
+    colours; ``motions`` are shared out over the movers; ``min_gap`` metres between any two things;
+    ``max_gap`` metres, if given, within which every thing comes of another; ``area`` side in metres
+    of the square in which things stand.
     """
 
     seed: int = 0
@@ -42,6 +43,7 @@ class SynthSettings:
     n_parked: int = 3
     n_kinds: int = 3
     kinds: tuple[str, ...] = ()
+    schemes: tuple[int, ...] = ()
     motions: tuple[str, ...] = ("smooth", "reverse", "sideways", "spin")
     size: str = "large"
     min_gap: float = 0.15
@@ -79,6 +81,8 @@ class SynthSettings:
             for value in getattr(self, field):
                 if value not in words:
                     raise _refused(field, "unknown", value, ", ".join(words))
+        if self.schemes and len(self.schemes) != len(self.kinds):
+            raise _refused("schemes", "not one per kind", len(self.schemes), f"{len(self.kinds)}")
         if self.n_moving and not self.motions:
             raise _refused("motions", "movers need at least one", (), ", ".join(MOTIONS))
         if self.max_gap is not None and not self.min_gap < self.max_gap:
