@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from torch import Tensor
 
 from protoscene.compose import compose
 from protoscene.geometry import Grid, wrap_angle
@@ -58,12 +59,24 @@ class SceneObject:
     kind: str | None = None
 
 
+@dataclass(frozen=True)
+class Mirror:
+    """The vertical plane nx x + ny y = ``offset_m`` (own frame, ``normal`` of length 1) of which a
+    prototype is a mirror image, and the evidence for it, at most 1."""
+
+    normal: tuple[float, float]
+    offset_m: float
+    score: float
+
+
 @dataclass(frozen=True, eq=False)
 class Scene:
     """Everything that a recording was explained by. Written and read by ``store``.
 
-    ``objects[i].prototype`` indexes ``prototypes``; ``symmetries[k]`` is null, or a word for the
-    turns that leave prototype k unchanged: "half_turn", "quarter_turn", "round".
+    ``objects[i].prototype`` indexes ``prototypes``; ``symmetries[k]`` is the vertical plane of
+    which prototype k is a mirror image, a word for the turns that leave it unchanged ("half_turn",
+    "quarter_turn", "round"), or None. ``confidence[k]`` (z, y, x) in [0, 1] says how surely each of
+    its voxels was seen, or is None; empty where none is known.
     """
 
     times: tuple[float, ...]
@@ -71,7 +84,8 @@ class Scene:
     prototypes: VoxelPrototypes
     objects: tuple[SceneObject, ...]
     sizes_m: tuple[tuple[float, float, float], ...]
-    symmetries: Sequence[str | None] = ()
+    symmetries: Sequence[Mirror | str | None] = ()
+    confidence: Sequence[Tensor | None] = ()
     made_by: Mapping[str, str | int] = field(default_factory=dict)
 
     @property

@@ -5,29 +5,27 @@ The volumes that it names are the business of ``store``.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import math
 from collections.abc import Iterator
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 from msgspec import UNSET, Struct, UnsetType
 
 from protoscene import __version__
 from protoscene.errors import Failed, Refused
-from protoscene.formats.paths import read_file
 from protoscene.geometry import Grid
-from protoscene.scene import Scene, SceneObject, Track
+from protoscene.scene import Mirror, Scene, SceneObject, Track
+from protoscene.sealed import FileEntry, Sealed, read_sealed
 
 FORMAT, VERSION = "protoscene-scene", 1
-MOST_JSON_BYTES = 64 * 2**20
+SCENE_JSON = "scene.json"
 DECIMALS = 6
 """Of metres, radians, scales and scores in scene.json. Times and grids are written exactly."""
-NO_HASH = "0" * 64
+UNIT = 1e-3
+"""By how much the length of a normal may differ from 1."""
 
 
 class GridEntry(Struct):
@@ -36,11 +34,17 @@ class GridEntry(Struct):
     shape: tuple[int, int, int]
 
 
+class SymmetryEntry(Struct):
+    plane: tuple[float, float, float]
+    """nx ny offset_m."""
+    score: float
+
+
 class PrototypeEntry(Struct):
     id: int
     file: str
     size_m: tuple[float, float, float]
-    symmetry: str | None = None
+    symmetry: SymmetryEntry | str | None = None
 
 
 class TrackEntry(Struct):
@@ -61,55 +65,48 @@ class ObjectEntry(Struct):
     kind: str | UnsetType | None = UNSET
 
 
-class FileEntry(Struct):
-    bytes: int
-    sha256: str
-
-
-class SceneEntry(Struct):
-    format: str
-    version: int
+class SceneEntry(Sealed, kw_only=True):
     times: list[float]
     grid: GridEntry
     background: str
     prototypes: list[PrototypeEntry]
     objects: list[ObjectEntry]
-    files: dict[str, FileEntry]
     made_by: dict[str, str | int]
-    sha256: str | UnsetType = UNSET
-    """Of this file with these 64 digits as zeros. A scene written by hand may leave it out."""
 
 
-class Header(Struct):
-    format: str
-    version: int
-
-
-def encode_scene(scene: Scene, files: dict[str, FileEntry]) -> bytes:
-    """``scene.json`` as bytes: sorted keys, rounded numbers, its own hash filled in.
+def entry_of_scene(scene: Scene, files: dict[str, FileEntry]) -> SceneEntry:
+    """What ``scene.json`` holds, numbers rounded.
 
     Raises Failed where a number is not finite.
     """
     grid = scene.grid
     symmetries = list(scene.symmetries) or [None] * len(scene.prototypes)
-    entry = SceneEntry(
+    return SceneEntry(
         format=FORMAT,
         version=VERSION,
         times=[_exact(time, "times") for time in scene.times],
         grid=GridEntry(grid.origin, grid.voxel_size, grid.shape),
         background="background.safetensors",
         prototypes=[
-            PrototypeEntry(k, prototype_file(k), _rounded(size, f"prototypes[{k}].size_m"), word)
-            for k, (size, word) in enumerate(zip(scene.sizes_m, symmetries, strict=True))
+            PrototypeEntry(
+                k,
+                prototype_file(k),
+                _rounded(size, f"prototypes[{k}].size_m"),
+                _symmetry_entry(symmetry, f"prototypes[{k}].symmetry"),
+            )
+            for k, (size, symmetry) in enumerate(zip(scene.sizes_m, symmetries, strict=True))
         ],
         objects=[_object_entry(thing) for thing in scene.objects],
         files=files,
         made_by={"protoscene": __version__, **scene.made_by},
-        sha256=NO_HASH,
     )
-    data = msgspec.json.encode(entry, order="sorted") + b"\n"
-    own = hashlib.sha256(data).hexdigest()
-    return data.replace(f'"sha256":"{NO_HASH}"'.encode(), f'"sha256":"{own}"'.encode())
+
+
+def _symmetry_entry(symmetry: Mirror | str | None, where: str) -> SymmetryEntry | str | None:
+    if not isinstance(symmetry, Mirror):
+        return symmetry
+    plane = _rounded([*symmetry.normal, symmetry.offset_m], where)
+    return SymmetryEntry(plane, _rounded([symmetry.score], where)[0])
 
 
 def _object_entry(thing: SceneObject) -> ObjectEntry:
@@ -142,44 +139,15 @@ def _rounded(values: Any, where: str) -> Any:
     return tuple(round(_exact(value, where), DECIMALS) + 0.0 for value in values)
 
 
-def read_scene_json(file: Path) -> SceneEntry:
-    """``scene.json`` checked by itself: form, version, its own hash, and that numbers agree.
+def read_scene_json(folder: Path) -> SceneEntry:
+    """The ``scene.json`` of a folder checked by itself: form, version, its own hash, and that
+    numbers agree.
 
     The volumes that it names are not looked at.
     """
-    data = read_file(file, "scene", MOST_JSON_BYTES)
-    header = _decoded(file, data, Header)
-    if header.format != FORMAT:
-        raise Refused(file, "format", "is not a scene", got=header.format, expected=FORMAT)
-    if header.version > VERSION:
-        problem = f"made by version {header.version}, this reads ≤ {VERSION}"
-        raise Refused(file, "version", problem)
-    entry = _decoded(file, data, SceneEntry)
-    _check_own_hash(file, data, entry)
-    _check_numbers(file, entry)
+    entry = read_sealed(folder, SCENE_JSON, "scene", FORMAT, SceneEntry)
+    _check_numbers(folder / SCENE_JSON, entry)
     return entry
-
-
-def _decoded(file: Path, data: bytes, kind: Any) -> Any:
-    try:
-        return msgspec.json.decode(data, type=kind)
-    except msgspec.ValidationError as error:
-        problem, _, where = str(error).partition(" - at `$.")
-        raise Refused(file, where.rstrip("`") or "scene", problem) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Refused(file, "JSON", str(error)) from None
-
-
-def _check_own_hash(file: Path, data: bytes, entry: SceneEntry) -> None:
-    if entry.sha256 is UNSET:
-        keys = _decoded(file, data, dict[str, msgspec.Raw])
-        if close := get_close_matches("sha256", [k for k in keys if k != "made_by"], 1, 0.7):
-            raise Refused(file, close[0], "unknown field; did you mean 'sha256'?")
-        return
-    digits = str(entry.sha256).encode()
-    zeros = data.replace(digits, NO_HASH.encode())
-    if len(digits) != len(NO_HASH) or hashlib.sha256(zeros).hexdigest() != entry.sha256:
-        raise Refused(file, "sha256", "the file was changed after it was written")
 
 
 def _check_numbers(file: Path, entry: SceneEntry) -> None:
@@ -193,8 +161,21 @@ def _check_numbers(file: Path, entry: SceneEntry) -> None:
         raise Refused(file, "objects", "two objects have the same id")
     if len({p.id for p in entry.prototypes}) != len(entry.prototypes):
         raise Refused(file, "prototypes", "two prototypes have the same id")
+    for i, prototype in enumerate(entry.prototypes):
+        _check_symmetry(file, f"prototypes[{i}].symmetry", prototype.symmetry)
     for i, thing in enumerate(entry.objects):
         _check_object(file, f"objects[{i}]", thing, {p.id for p in entry.prototypes})
+
+
+def _check_symmetry(file: Path, field: str, symmetry: SymmetryEntry | str | None) -> None:
+    if not isinstance(symmetry, SymmetryEntry):
+        return
+    nx, ny, _ = symmetry.plane
+    if not all(map(math.isfinite, [*symmetry.plane, symmetry.score])):
+        raise Refused(file, field, "holds a number that is not finite")
+    if abs(math.hypot(nx, ny) - 1) > UNIT:
+        problem = "plane must begin with a normal of length 1"
+        raise Refused(file, field, problem, got=round(math.hypot(nx, ny), 6), expected=1)
 
 
 def _check_object(file: Path, where: str, thing: ObjectEntry, prototypes: set[int]) -> None:
@@ -237,6 +218,14 @@ def objects_of(entry: SceneEntry) -> Iterator[SceneObject]:
         yield SceneObject(
             thing.id, index[thing.prototype], thing.score, thing.moving, thing.dims_m, track, kind
         )
+
+
+def symmetry_of(entry: PrototypeEntry) -> Mirror | str | None:
+    """A prototype's symmetry as the scene holds it."""
+    if not isinstance(entry.symmetry, SymmetryEntry):
+        return entry.symmetry
+    nx, ny, offset = entry.symmetry.plane
+    return Mirror((nx, ny), offset, entry.symmetry.score)
 
 
 def prototype_file(k: int) -> str:

@@ -6,44 +6,34 @@ path: the same scene gives the same bytes.
 
 from __future__ import annotations
 
-import hashlib
 import io
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as read_tensors
 from safetensors.torch import save as tensor_bytes
 from torch import Tensor
 
 from protoscene.errors import Failed, Refused
-from protoscene.files import (
-    OutputLock,
-    check_disk_space,
-    new_folder,
-    prepare_output,
-    write_file,
-)
-from protoscene.formats.paths import read_file, resolve_inside
+from protoscene.files import OutputLock, new_folder, prepare_output, write_file
 from protoscene.geometry import Grid
 from protoscene.prototypes import VoxelPrototypes
 from protoscene.scene import Scene
 from protoscene.scene_json import (
-    FileEntry,
+    SCENE_JSON,
     SceneEntry,
-    encode_scene,
+    entry_of_scene,
     objects_of,
     prototype_file,
     read_scene_json,
+    symmetry_of,
 )
+from protoscene.sealed import Sealed, check_listing, read_listed, save_sealed
 from protoscene.volume import Background, Outside, Volume
 
 __all__ = ["OutputLock", "load_scene", "new_folder", "prepare_output", "save_scene", "write_file"]
 
-MOST_VOLUME_BYTES = 64 * 2**30
 ROUNDING = 1e-3
 """By how much a computed occupancy or colour may leave [0, 1]."""
 
@@ -54,22 +44,9 @@ def save_scene(scene: Scene, folder: Path, lock: OutputLock | None = None) -> No
     Volumes are stored as float16. Raises Refused where ``folder`` exists, cannot be written, is
     being written or does not fit on the disk; Failed where a number is not finite.
     """
-    folder = Path(folder)
     volumes = {"background.safetensors": _background_tensors(scene.background)}
-    for k in range(len(scene.prototypes)):
-        volume = Volume(scene.prototypes.rgba(k), scene.prototypes.grid(k))
-        volumes[prototype_file(k)] = _volume_tensors(volume)
-    with nullcontext() if lock else OutputLock(folder):
-        total = sum(t.nbytes for tensors in volumes.values() for t in tensors.values())
-        check_disk_space(folder, total + 2**20)
-        with new_folder(folder) as temporary:
-            (temporary / "prototypes").mkdir()
-            files = {}
-            for name, tensors in volumes.items():
-                data = tensor_bytes(tensors)
-                files[name] = FileEntry(len(data), hashlib.sha256(data).hexdigest())
-                write_file(temporary / name, data)
-            write_file(temporary / "scene.json", encode_scene(scene, files))
+    volumes |= prototype_tensors(scene.prototypes, scene.confidence)
+    save_sealed(folder, SCENE_JSON, volumes, lambda files: entry_of_scene(scene, files), lock)
 
 
 def load_scene(folder: Path) -> Scene:
@@ -78,23 +55,45 @@ def load_scene(folder: Path) -> Scene:
     Raises Refused, naming file and field, where something is missing, was changed after it was
     written, was written by a newer version, or contradicts the rest.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise Refused(folder, "scene", "is not a folder" if folder.exists() else "is missing")
-    file = folder / "scene.json"
-    entry = read_scene_json(file)
-    _check_listing(folder, entry)
-    background = _read_background(folder, entry)
-    volumes = [_read_prototype(folder, entry, p.file) for p in entry.prototypes]
+    entry = read_scene_json(folder)
+    files = [p.file for p in entry.prototypes]
+    check_listing(folder, SCENE_JSON, "scene", entry, {entry.background, *files})
+    prototypes, confidence = read_prototypes(folder, entry, files)
     return Scene(
         times=tuple(entry.times),
-        background=background,
-        prototypes=VoxelPrototypes([v.rgba for v in volumes], [v.grid.voxel_size for v in volumes]),
+        background=_read_background(folder, entry),
+        prototypes=prototypes,
         objects=tuple(objects_of(entry)),
         sizes_m=tuple(p.size_m for p in entry.prototypes),
-        symmetries=tuple(p.symmetry for p in entry.prototypes),
+        symmetries=tuple(symmetry_of(p) for p in entry.prototypes),
+        confidence=confidence,
         made_by=entry.made_by,
     )
+
+
+def prototype_tensors(
+    prototypes: VoxelPrototypes, confidence: Sequence[Tensor | None] = ()
+) -> dict[str, dict[str, Tensor]]:
+    """What the files of a dictionary hold, by their names in a scene's or a model's folder."""
+    found = {}
+    for k in range(len(prototypes)):
+        tensors = _volume_tensors(Volume(prototypes.rgba(k), prototypes.grid(k)))
+        seen = confidence[k] if confidence else None
+        if seen is not None:
+            tensors["confidence"] = seen.detach().to("cpu", torch.float16).contiguous()
+        found[prototype_file(k)] = tensors
+    return found
+
+
+def read_prototypes(
+    folder: Path, entry: Sealed, files: Sequence[str]
+) -> tuple[VoxelPrototypes, tuple[Tensor | None, ...]]:
+    """The dictionary of a sealed folder, one listed file each, and each voxel's confidence where
+    it is known. Raises Refused as :func:`load_scene`."""
+    read = [_read_prototype(folder, entry, name) for name in files]
+    volumes = [volume for volume, _ in read]
+    prototypes = VoxelPrototypes([v.rgba for v in volumes], [v.grid.voxel_size for v in volumes])
+    return prototypes, tuple(seen for _, seen in read)
 
 
 def volume_bytes(volume: Volume, suffix: str) -> bytes:
@@ -135,39 +134,6 @@ def _background_tensors(background: Background) -> dict[str, Tensor]:
     return tensors
 
 
-def _check_listing(folder: Path, entry: SceneEntry) -> None:
-    file = folder / "scene.json"
-    volumes = {entry.background, *(p.file for p in entry.prototypes)}
-    for name in sorted(volumes - set(entry.files)):
-        raise Refused(file, "files", "a volume of the scene is not listed", got=name)
-    for name in entry.files:
-        resolve_inside(folder, name, file, "files")
-        if name not in volumes:  # volumes are verified when they are read
-            _verified(folder, entry, name)
-    for path in sorted(folder.rglob("*.safetensors")):
-        if path.relative_to(folder).as_posix() not in entry.files:
-            raise Refused(path, "file", "does not belong to this scene", expected="a listed file")
-
-
-def _verified(folder: Path, entry: SceneEntry, name: str) -> bytes:
-    """One listed file, after its length and hash were found right."""
-    path, listed = folder / name, entry.files[name]
-    data = read_file(path, "file", MOST_VOLUME_BYTES)
-    if len(data) != listed.bytes:
-        raise Refused(path, "bytes", "is not whole", got=len(data), expected=listed.bytes)
-    if hashlib.sha256(data).hexdigest() != listed.sha256:
-        raise Refused(path, "sha256", "was changed after it was written")
-    return data
-
-
-def _tensors(folder: Path, entry: SceneEntry, name: str) -> dict[str, Tensor]:
-    data = _verified(folder, entry, name)
-    try:
-        return read_tensors(data)
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise Refused(folder / name, "safetensors", str(error)) from None
-
-
 def _volume(path: Path, tensors: Mapping[str, Tensor], prefix: str = "") -> Volume:
     parts = {}
     for name, dims in (("rgba", 4), ("origin", 1), ("voxel_size", 0)):
@@ -192,7 +158,7 @@ def _volume(path: Path, tensors: Mapping[str, Tensor], prefix: str = "") -> Volu
 
 def _read_background(folder: Path, entry: SceneEntry) -> Background:
     path = folder / entry.background
-    tensors = _tensors(folder, entry, entry.background)
+    tensors = read_listed(folder, entry, entry.background)
     volume = _volume(path, tensors)
     grid = Grid(entry.grid.origin, entry.grid.voxel_size, entry.grid.shape)
     if volume.grid != grid:
@@ -210,10 +176,17 @@ def _read_background(folder: Path, entry: SceneEntry) -> Background:
     )
 
 
-def _read_prototype(folder: Path, entry: SceneEntry, name: str) -> Volume:
-    volume = _volume(folder / name, _tensors(folder, entry, name))
+def _read_prototype(folder: Path, entry: Sealed, name: str) -> tuple[Volume, Tensor | None]:
+    tensors = read_listed(folder, entry, name)
+    volume, seen = _volume(folder / name, tensors), tensors.get("confidence")
     middle = (volume.grid.lower + volume.grid.upper) / 2
     if np.abs(middle).max() > 1e-6 * max(volume.grid.size_m):
         problem = "must put the frame's origin at the volume's middle"
         raise Refused(folder / name, "origin", problem, got=volume.grid.origin)
-    return volume
+    if seen is None:
+        return volume, None
+    seen = seen.float()
+    if tuple(seen.shape) != volume.grid.shape or not bool(((seen >= 0) & (seen <= 1)).all()):
+        problem = "must be (z, y, x) as its volume, in [0, 1]"
+        raise Refused(folder / name, "confidence", problem, got=tuple(seen.shape))
+    return volume, seen
