@@ -87,6 +87,7 @@ def scene_of(
         objects=tuple(objects),
         sizes_m=tuple(_triple(k.dims) for k in kinds),
         symmetries=[None] * len(kinds),
+        confidence=tuple(k.confidence for k in kinds),
         made_by=made_by or {},
     )
 

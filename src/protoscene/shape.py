@@ -41,16 +41,20 @@ several pictures tell more than the pixels of one."""
 INWARD = 0.1
 """How far (voxels) the middle of the surface's ramp lies within it: a ray that grazes the ramp's
 foot is stopped by it, and outlines would grow."""
+CONFIDENT = 3.0
+"""A voxel that was seen so often is known with confidence 1 − 1/e."""
 
 
 @dataclass(frozen=True, eq=False)
 class Shape:
-    """A thing's box and prototype in its final frame, and its poses x y z yaw in that frame."""
+    """A thing's box and prototype in its final frame, and its poses x y z yaw in that frame.
+    ``confidence`` (z, y, x) is 1 − exp(−times the voxel was seen / ``CONFIDENT``)."""
 
     dims: Float[np.ndarray, "3"]
     poses: Float[np.ndarray, "i 4"]
     rgba: Tensor
     voxel_size: float
+    confidence: Tensor
 
 
 def closest_box(
@@ -275,7 +279,9 @@ def finish(
     grid = centred_grid(dims, voxel, padding=3)
     own = Fusion(crops, grid, max(3 * voxel, 0.03)).add(poses, good).model()
     rgba = _rgba(repainted(own, crops, poses, good), dims)
-    return Shape(dims, poses, torch.from_numpy(fitted(rgba, grid, crops, poses, good)), voxel)
+    rgba = fitted(rgba, grid, crops, poses, good)
+    confidence = torch.from_numpy(1 - np.exp(-own.votes / CONFIDENT)).float()
+    return Shape(dims, poses, torch.from_numpy(rgba), voxel, confidence)
 
 
 def prototype_voxel(dims: Float[np.ndarray, "3"], finest: float) -> float:

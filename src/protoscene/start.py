@@ -42,7 +42,8 @@ MIN_SURFACE = 30
 class Thing:
     """A found object: its box ``dims`` (length, width, height at scale 1, m), its prototype, and
     per own instant k (``instants[k]`` of the recording) its pose x y z yaw and misfit. ``crops``:
-    the pictures around it at its own instants, where it was made from pictures."""
+    the pictures around it at its own instants, and ``confidence`` (z, y, x) in [0, 1]: how surely
+    each voxel of the prototype was seen, where it was made from pictures."""
 
     instants: list[int]
     dims: Float[np.ndarray, "3"]
@@ -52,6 +53,7 @@ class Thing:
     voxel_size: float
     score: float
     crops: Crops | None = None
+    confidence: Tensor | None = None
 
 
 def start(
@@ -105,7 +107,7 @@ def _finish(registered: Registered, recording: Recording) -> Thing | None:
         return None
     return Thing(
         instants, shape.dims, shape.poses, misfits, shape.rgba, shape.voxel_size,
-        _score(shape.dims, shape.poses, misfits, crops, len(recording)), crops,
+        _score(shape.dims, shape.poses, misfits, crops, len(recording)), crops, shape.confidence,
     )  # fmt: skip
 
 

@@ -49,7 +49,7 @@ def portrait(
 ) -> Portrait:
     """Fused from the ``chosen`` instants of a thing's pictures at their ``poses`` x y z yaw."""
     voxel = max(float(dims.max()) / VOXELS, 0.6 * crops.pixel_size)
-    model = Fusion(crops, _around(dims, voxel), max(4 * voxel, 0.03)).add(poses, chosen).model()
+    model = Fusion(crops, around(dims, voxel), max(4 * voxel, 0.03)).add(poses, chosen).model()
     return of_model(model, dims, surface_points(model))
 
 
@@ -58,7 +58,7 @@ def portrait_at(
 ) -> Portrait:
     """What ``pictures`` of what stays show around a box of ``dims`` at ``pose`` x y z yaw, with all
     surface there is."""
-    fusion = Fusion(pictures, _around(dims, voxel), max(4 * voxel, 0.03))
+    fusion = Fusion(pictures, around(dims, voxel), max(4 * voxel, 0.03))
     model = fusion.add(pose[None], np.ones(1, dtype=bool)).model()
     return of_model(model, dims, zero_level(model))
 
@@ -73,7 +73,8 @@ def zero_level(model: Model) -> Float[np.ndarray, "n 3"]:
     return model.grid.centres()[near] - step
 
 
-def _around(dims: Float[np.ndarray, "3"], voxel: float) -> Grid:
+def around(dims: Float[np.ndarray, "3"], voxel: float) -> Grid:
+    """The grid of a portrait of a thing of ``dims``, in the thing's own frame (m)."""
     beyond = AROUND * float(np.hypot(dims[0], dims[1]))
     lower = -dims / 2 - [beyond, beyond, 2 * voxel]
     upper = dims / 2 + [beyond, beyond, ABOVE * dims[2] + 2 * voxel]

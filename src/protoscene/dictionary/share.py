@@ -42,7 +42,8 @@ SPOILT = 0.03
 class Kind:
     """A dictionary entry: box and prototype, and the things that are of it, their poses given in
     its frame; ``members`` are their numbers among all, that of the best tracked first.
-    ``portrait`` is what find_again looks for; None where there were no pictures."""
+    ``portrait`` is what find_again looks for, ``confidence`` (z, y, x) how surely each voxel was
+    seen; None where there were no pictures."""
 
     dims: Float[np.ndarray, "3"]
     rgba: Tensor
@@ -50,6 +51,7 @@ class Kind:
     members: tuple[int, ...]
     things: tuple[Thing, ...]
     portrait: Portrait | None = None
+    confidence: Tensor | None = None
 
 
 def share(
@@ -67,7 +69,7 @@ def share(
     kinds = []
     for members in clusters(values):
         members.sort(key=lambda k: float(np.median(things[k].misfits)))
-        frames = _frames(members[0], members, values, poses)
+        frames = frames_from(members[0], members, values, poses)
         own = [things[k] for k in members]
         kind = _fused(own, members, [frames[k] for k in members]) if len(members) > 1 else None
         if kind is not None:
@@ -79,7 +81,9 @@ def share(
 
 def alone(k: int, thing: Thing, portrait: Portrait | None = None) -> Kind:
     """Thing ``k`` as a kind of its own."""
-    return Kind(thing.dims, thing.rgba, thing.voxel_size, (k,), (thing,), portrait)
+    return Kind(
+        thing.dims, thing.rgba, thing.voxel_size, (k,), (thing,), portrait, thing.confidence
+    )
 
 
 def clusters(values: Float[np.ndarray, "n n"]) -> list[list[int]]:
@@ -181,7 +185,7 @@ def _aligned(
     return similarity(agreement(a, b, pose)), pose
 
 
-def _frames(
+def frames_from(
     root: int, members: list[int], values: np.ndarray,
     poses: dict[tuple[int, int], np.ndarray],
 ) -> dict[int, np.ndarray]:  # fmt: skip
@@ -226,11 +230,12 @@ def _fused(things: list[Thing], members: list[int], frames: list[np.ndarray]) ->
         return None
     changed = tuple(
         replace(thing, dims=shape.dims, poses=shape.poses[of_thing == k],
-                misfits=misfits[of_thing == k], rgba=shape.rgba, voxel_size=shape.voxel_size)
+                misfits=misfits[of_thing == k], rgba=shape.rgba, voxel_size=shape.voxel_size,
+                confidence=shape.confidence)
         for k, thing in enumerate(things)
     )  # fmt: skip
     return Kind(shape.dims, shape.rgba, shape.voxel_size, tuple(members), changed,
-                portrait(pictures, shape.poses, good, shape.dims))  # fmt: skip
+                portrait(pictures, shape.poses, good, shape.dims), shape.confidence)  # fmt: skip
 
 
 def _without(
@@ -247,7 +252,7 @@ def _without(
         return None
     raised = np.array([0, 0, (kind.dims[2] - things[k].dims[2]) / 2, 0])
     left_out = replace(things[k], dims=kind.dims, poses=things[k].poses + raised, rgba=kind.rgba,
-                       voxel_size=kind.voxel_size)  # fmt: skip
+                       voxel_size=kind.voxel_size, confidence=kind.confidence)  # fmt: skip
     return replace(kind, members=(*kind.members, members[k]), things=(*kind.things, left_out))
 
 

@@ -14,7 +14,7 @@ from protoscene.report.palette import object_colour
 from protoscene.report.pictures import LARGEST_COLOUR_DIFFERENCE, gradient
 from protoscene.report.strips import Crop, object_strips
 from protoscene.report.turntable import prototype_sides
-from protoscene.scene import Scene, SceneObject
+from protoscene.scene import Mirror, Scene, SceneObject
 from protoscene.score import ScoreCard
 from protoscene.score_table import readable
 
@@ -171,7 +171,11 @@ def prototypes(scene: Scene) -> str:
             for name, uri in prototype_sides(scene, k)
         )
         symmetry = scene.symmetries[k] if k < len(scene.symmetries) else None
-        turned = f" · looks the same after a {symmetry.replace('_', ' ')}" if symmetry else ""
+        turned = ""
+        if isinstance(symmetry, Mirror):
+            turned = " · its halves are mirror images"
+        elif symmetry:
+            turned = f" · looks the same after a {symmetry.replace('_', ' ')}"
         cards.append(
             f'<article class="panel prototype"><h3>Prototype {k}</h3>'
             f"<p>{_size(np.array(scene.sizes_m[k]))}{_text(turned)} · objects {users or 'none'}</p>"
