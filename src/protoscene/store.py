@@ -55,6 +55,7 @@ def load_scene(folder: Path) -> Scene:
     Raises Refused, naming file and field, where something is missing, was changed after it was
     written, was written by a newer version, or contradicts the rest.
     """
+    folder = Path(folder)
     entry = read_scene_json(folder)
     files = [p.file for p in entry.prototypes]
     check_listing(folder, SCENE_JSON, "scene", entry, {entry.background, *files})
