@@ -17,7 +17,7 @@ ORDER = re.findall(
     r"\w+",
     """errors files memory threads buffers lanes geometry boxes volume recording formats check
 observe packing prototypes decoders placements motion assign compose render losses heatmap
-scene layers sealed scene_json store background propose follow crops register detail backdrop
+scene layers surface edit sealed scene_json store background propose follow crops register detail backdrop
 pieces symmetry mirror paint colours shape start refine dictionary discover networks learn
 detect parse truth matching pose_errors shape_errors score_pictures score score_table export
 report synth cli""",

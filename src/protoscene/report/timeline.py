@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from protoscene.export.gltf import mesh_glb
 from protoscene.geometry import Camera
 from protoscene.recording import Recording
 from protoscene.report.palette import object_colour, rgb_of
-from protoscene.report.surface import at_most, glb, visible_faces
 from protoscene.report.wireframe import box_edges, box_with_nose
 from protoscene.scene import Scene, SceneObject
+from protoscene.surface import at_most, visible_faces
 from protoscene.volume import Volume
 
 BACKGROUND_FACES = 120_000
@@ -115,7 +116,7 @@ def _add_mesh(stage: Any, name: str, volume: Volume, closed: bool) -> Any:
     corners, colours = visible_faces(volume, closed)
     if not len(corners):
         return None
-    return stage.add_glb(name, glb(corners, colours), cast_shadow=False, receive_shadow=False)
+    return stage.add_glb(name, mesh_glb(corners, colours), cast_shadow=False, receive_shadow=False)
 
 
 class _Actor:

@@ -1,4 +1,4 @@
-"""What the report draws with: faces of volumes, their mesh, and pictures of differences."""
+"""Faces of volumes and their mesh, and the pictures of differences that the report shows."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import pytest
 import torch
 import trimesh
 
+from protoscene.export.gltf import mesh_glb
 from protoscene.geometry import Grid
 from protoscene.report.pictures import NOTHING, depth_difference, difference
-from protoscene.report.surface import glb, halved, visible_faces
-from protoscene.volume import Volume
+from protoscene.surface import background_faces, halved, visible_faces
+from protoscene.volume import Background, Volume
 
 
 def test_faces_show_exactly_where_occupied_meets_empty():
@@ -47,7 +48,7 @@ def test_the_mesh_is_read_by_others_with_its_places_and_colours():
     volume = Volume(
         torch.tensor([0.2, 0.5, 1.0, 1.0]).reshape(4, 1, 1, 1), Grid((1, 2, 3), 2, (1,) * 3)
     )
-    mesh = trimesh.load(io.BytesIO(glb(*visible_faces(volume, True))), "glb", force="mesh")
+    mesh = trimesh.load(io.BytesIO(mesh_glb(*visible_faces(volume, True))), "glb", force="mesh")
     assert mesh.volume == pytest.approx(8)
     assert mesh.bounds.tolist() == [[1, 2, 3], [3, 4, 5]]
 
@@ -61,3 +62,18 @@ def test_differences_are_white_where_equal_and_blue_where_nearer():
     assert equal.tolist() == [255] * 3
     assert nearer[2] > nearer[0] and further[0] > further[2]
     assert unknown.tolist() == NOTHING.tolist()
+
+
+def test_fine_voxels_stand_for_the_coarse_ones_in_whose_place_they_are():
+    grid = Grid((0.0, 0.0, 0.0), 0.2, (2, 4, 4))
+    ground = torch.ones(4, 2, 4, 4)
+    ground[3, 1] = 0
+    fine = torch.ones(4, 4, 4, 4)
+    fine[3, 1:] = 0  # the ground lies a quarter as high here
+    part = Volume(fine, Grid((0.2, 0.2, 0.0), 0.1, (4, 4, 4)))
+    corners, _ = background_faces(Background(Volume(ground, grid), None, (part,)))
+    heights = corners[..., 2].mean(axis=1)
+    assert sorted(np.unique(heights.round(6)).tolist()) == [0.1, 0.2]
+    assert ((heights < 0.15).sum(), (heights > 0.15).sum()) == (16, 12)
+    low = corners[heights < 0.15][..., :2]
+    assert (low.min(), low.max()) == (pytest.approx(0.2), pytest.approx(0.6))
