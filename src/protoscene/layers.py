@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from protoscene.geometry import Camera, Grid, rotation_from_yaw
 from protoscene.render import render
@@ -27,40 +27,58 @@ def draw(
     it, so that its detail is its prototype's and not the scene grid's; per pixel the nearest
     surface whose opacity is above ``OPAQUE`` is shown, as if it stopped all light.
     """
+    seen = _drawn(scene, time, camera)
+    return seen.colour.clip(0, 1), np.where(np.isfinite(seen.nearest), seen.nearest, 0.0)
+
+
+def instances(scene: Scene, time: float, camera: Camera) -> Int[np.ndarray, "h w"]:
+    """Whose surface :func:`draw` shows in each pixel: the object's id + 1, 0 for none."""
+    return _drawn(scene, time, camera).whose
+
+
+@dataclass(frozen=True, eq=False)
+class _Drawing:
+    """Per pixel the nearest surface so far: its colour, z-depth (m, inf = none) and whose it is."""
+
+    colour: Float[np.ndarray, "h w 3"]
+    nearest: Float[np.ndarray, "h w"]
+    whose: Int[np.ndarray, "h w"]
+
+    def show(self, volume: Volume, camera: Camera, whose: int) -> None:
+        """Draws ``volume`` where it is nearer than what is there."""
+        view, rows, columns = _window(camera, volume.grid)
+        if view.width < 1 or view.height < 1:
+            return
+        with torch.no_grad():
+            picture = render(volume, view)
+        opacity, here = picture.opacity.double().numpy(), picture.depth.double().numpy()
+        shown = (opacity > OPAQUE) & (here < self.nearest[rows, columns])
+        self.nearest[rows, columns][shown] = here[shown]
+        self.whose[rows, columns][shown] = whose
+        # Behind the thing is black, so its own colour is what came, made whole.
+        pure = (picture.colour.double().numpy()[shown].T / opacity[shown]).T
+        self.colour[rows, columns][shown] = pure
+
+
+def _drawn(scene: Scene, time: float, camera: Camera) -> _Drawing:
     background = scene.background
     with torch.no_grad():
         back = render(_without(background.volume, background.detail), camera, background.outside)
-    colour, depth = back.colour.double().numpy(), back.depth.double().numpy()
+    depth = back.depth.double().numpy()
     nearest = np.where(depth > 0, depth, np.inf)
+    seen = _Drawing(back.colour.double().numpy(), nearest, np.zeros(depth.shape, dtype=np.int64))
     for part in background.detail:
-        _show(part, camera, colour, nearest)
-    placed = scene.at(time)
-    for which, centre, yaw, scale in zip(
-        placed.which.tolist(), placed.centre.double().numpy(), placed.yaw.tolist(),
-        placed.scale.tolist(), strict=True,
-    ):  # fmt: skip
-        own = scene.prototypes.grid(which)
-        grid = Grid(tuple(scale * v for v in own.origin), scale * own.voxel_size, own.shape)
-        volume = Volume(scene.prototypes.rgba(which), grid)
-        _show(volume, _seen_from(camera, centre, yaw), colour, nearest)
-    return colour.clip(0, 1), np.where(np.isfinite(nearest), nearest, 0.0)
-
-
-def _show(
-    volume: Volume, camera: Camera, colour: Float[np.ndarray, "h w 3"],
-    nearest: Float[np.ndarray, "h w"],
-) -> None:  # fmt: skip
-    """Draws ``volume`` over ``colour``, in place, where it is nearer than ``nearest`` (z-depth)."""
-    view, rows, columns = _window(camera, volume.grid)
-    if view.width < 1 or view.height < 1:
-        return
-    with torch.no_grad():
-        picture = render(volume, view)
-    opacity, here = picture.opacity.double().numpy(), picture.depth.double().numpy()
-    shown = (opacity > OPAQUE) & (here < nearest[rows, columns])
-    nearest[rows, columns][shown] = here[shown]
-    # Behind the thing is black, so its own colour is what came, made whole.
-    colour[rows, columns][shown] = (picture.colour.double().numpy()[shown].T / opacity[shown]).T
+        seen.show(part, camera, 0)
+    for thing in scene.objects:
+        if not thing.track.covers(time):
+            continue
+        k, (centre, yaw, scale) = thing.prototype, thing.track.pose(time)
+        own = scene.prototypes.grid(k)
+        x, y, z = (scale * v for v in own.origin)
+        grid = Grid((x, y, z), scale * own.voxel_size, own.shape)
+        volume = Volume(scene.prototypes.rgba(k), grid)
+        seen.show(volume, _seen_from(camera, centre, yaw), thing.id + 1)
+    return seen
 
 
 def _without(volume: Volume, parts: Sequence[Volume]) -> Volume:

@@ -12,6 +12,7 @@ from typing import Any
 from protoscene import __version__
 from protoscene.cli.commands import Check, Compose, Discover, Render, Score, View
 from protoscene.cli.options import Command
+from protoscene.cli.scene_commands import Edit, Export
 from protoscene.cli.synthetic import Demo, Synth
 from protoscene.errors import Refused
 
@@ -24,6 +25,8 @@ COMMANDS: dict[str, Any] = {
     "render": Render,
     "score": Score,
     "view": View,
+    "export": Export,
+    "edit": Edit,
     "synth": Synth,
 }
 

@@ -114,6 +114,7 @@ class Discover(Reading):
             "seed": self.seed,
             "recording_sha256": self.load(self.recording).sha256,
             "settings": settings_of(self.voxel_size, self.bounds),
+            "edits": None,
         }
         for field, value in wanted.items():
             if (made := scene.made_by.get(field)) != value:
@@ -147,7 +148,7 @@ class Compose(Common):
             from protoscene.store import load_scene, volume_bytes
 
             scene = load_scene(self.scene)
-            _check_time(scene, self.time, "command line", "--time")
+            check_time(scene, self.time, "command line", "--time")
             n_voxels = self.resolution**3 if self.resolution else scene.grid.n_voxels
             require({"volume": n_voxels * COMPOSE_BYTES}, "try a smaller --resolution")
             volume = scene.compose(self.time, self.resolution)
@@ -176,7 +177,7 @@ class Render(Common):
 
             scene, cameras = load_scene(self.scene), read_cameras(self.cameras)
             for i, (_, time, name) in enumerate(cameras):
-                _check_time(scene, time, self.cameras, f"frames[{i}].time")
+                check_time(scene, time, self.cameras, f"frames[{i}].time")
                 if Path(name).suffix.lower() not in PICTURES:
                     field, known = f"frames[{i}].file_path", ", ".join(PICTURES)
                     raise Refused(self.cameras, field, "unknown suffix", name, known)
@@ -229,7 +230,8 @@ class View(Reading):
         say_result({"page": str(page)}, self.json)
 
 
-def _check_time(scene: Scene, time: float, file: object, field: str) -> None:
+def check_time(scene: Scene, time: float, file: object, field: str) -> None:
+    """Raises Refused where ``time`` is not between the scene's first and last instant."""
     first, last = scene.times[0], scene.times[-1]
     if not first <= time <= last:
         expected = f"{first:g} to {last:g} seconds"
