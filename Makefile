@@ -3,6 +3,7 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,\
 	$(shell $(p) -c 'import sys; sys.version_info >= (3, 11) and print("$(p)")' 2>/dev/null)))
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+PLAYERS := tests/web/node_modules/.installed
 # Two workers; tests of one file stay together, as they share recordings made once per file.
 WORKERS ?= 2
 
@@ -12,7 +13,7 @@ demo: $(INSTALLED)
 	mkdir -p out
 	$(BIN)/protoscene demo -o out/demo
 
-test: $(INSTALLED)
+test: $(INSTALLED) $(PLAYERS)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 check: $(INSTALLED)
@@ -35,3 +36,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,sim]'
 	touch $@
+
+# The glTF validator and three.js, which some tests of export run; without npm these are skipped.
+$(PLAYERS): tests/web/package.json
+	@if npm install --prefix tests/web --no-package-lock --no-audit --no-fund --ignore-scripts --silent; \
+	then touch $@; else echo 'no npm or no index: tests of exported glb files are skipped' >&2; fi
