@@ -16,10 +16,12 @@ PACKAGE = ROOT / "src" / "protoscene"
 ORDER = re.findall(
     r"\w+",
     """errors files memory threads buffers lanes geometry boxes volume recording formats check
-observe packing prototypes decoders placements motion assign compose render losses heatmap
-scene layers surface edit sealed scene_json store background propose follow crops register detail backdrop
-pieces symmetry mirror paint colours shape start refine dictionary discover networks learn
-detect parse truth matching pose_errors shape_errors score_pictures score score_table export
+observe network_input packing prototypes decoders placements motion assign compose render losses
+heatmap
+scene layers surface edit sealed scene_json store ranks checkpoints training
+background propose follow crops register detail backdrop
+pieces symmetry mirror paint colours shape start refine dictionary discover
+labels targets samples networks learn detect parse truth matching pose_errors shape_errors score_pictures score score_table export
 report synth cli""",
 )
 """A file imports only from those before it; a package (folder) counts as one."""

@@ -177,7 +177,7 @@ def observe_instant(views: ViewStack, grid: Grid, time: float) -> Evidence:
         2 * grid.voxel_size,
     )  # fmt: skip
     occupied = count > 0
-    noise = float(depth_noise(np.array(_farthest(views))))
+    noise = float(depth_noise(np.array(farthest_depth(views))))
     margin = grid.voxel_size * np.sqrt(3) / 2 + 2 * noise
     free = (before > margin) & ~occupied
     colours = total[occupied] / count[occupied, None]
@@ -186,7 +186,7 @@ def observe_instant(views: ViewStack, grid: Grid, time: float) -> Evidence:
     )
 
 
-def _farthest(views: ViewStack) -> float:
+def farthest_depth(views: ViewStack) -> float:
     """A robust far depth of these views, for one noise bound that holds everywhere in them."""
     seen = views.depth[:, ::8, ::8]
     return float(np.quantile(seen[seen > 0], 0.99)) if (seen > 0).any() else 0.0

@@ -96,6 +96,11 @@ class Recording:
             self._cached_bytes -= old.colour.nbytes + old.depth.nbytes
         return view
 
+    def forget(self) -> None:
+        """Empty the cache: for who reads many recordings and keeps what was read."""
+        self._cache.clear()
+        self._cached_bytes = 0
+
     def frames_at(self, instant: int) -> list[int]:
         """Indices into ``frames`` of one instant."""
         return self._instants[instant]
