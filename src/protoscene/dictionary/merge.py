@@ -22,8 +22,6 @@ from protoscene.shape import CONFIDENT, INWARD, surface_points
 
 SURE = 0.999
 """No confidence counts as more: float16 does not tell it from 1."""
-DOUBT = 1e-3
-"""What a voxel that nobody saw counts beside seen ones: it decides where no scene knows better."""
 REACH = 3.0
 """Distances are limited to so many voxels before their mean is taken."""
 
@@ -41,8 +39,8 @@ class Merged:
     prototypes: VoxelPrototypes
     sizes_m: tuple[tuple[float, float, float], ...]
     confidence: tuple[Tensor | None, ...]
-    which: list[Int[np.ndarray, " k"]]
-    frames: list[Float[np.ndarray, "k 4"]]
+    which: list[Int[np.ndarray, " _"]]
+    frames: list[Float[np.ndarray, "_ 4"]]
     weights: Int[np.ndarray, " K"]
 
 
@@ -68,8 +66,8 @@ def merge(scenes: Sequence[Scene], progress: Progress = lambda stage, done, tota
 
     Prototypes are compared by their volumes as :func:`share` compares things by their pictures;
     one without confidence counts as seen all around, above the ground. A shared prototype stands
-    in the frame of its best seen member, with the mean of all members' signed distances and
-    colours, weighted by how often each voxel was seen.
+    in the frame of its best seen member and is the mean of all, weighted by how often each voxel
+    was seen.
     """
     entries = [
         _entry(s, scene, k) for s, scene in enumerate(scenes) for k in range(len(scene.prototypes))
@@ -113,16 +111,17 @@ def _distance_and_colour(
     rgba: Float[np.ndarray, "4 z y x"], unseen: Bool[np.ndarray, "z y x"], voxel: float
 ) -> tuple[Float[np.ndarray, "z y x"], Float[np.ndarray, "3 z y x"]]:
     """(metres from the surface, positive outside, within a voxel of it as the ramp of occupancy
-    says; colours, those of the surface spread to where nothing is). A surface ends nowhere where
-    nobody saw it end."""
+    says; colours, those of the surface spread to where nothing is). What nobody saw is like what
+    was seen next to it: behind a wall is inside of it."""
     colour, occupancy = rgba[:3], rgba[3]
     inside = occupancy > 0.5 - INWARD
     if not inside.any():
         return np.full(inside.shape, np.inf), colour
     outwards, nearest = distance_transform_edt(~inside, return_indices=True)
     inwards = distance_transform_edt(inside | unseen)
-    steps = np.where(inside, 0.5 - inwards, outwards - 0.5)
-    ramp = (occupancy > 0) & (occupancy < 1)
+    seen = distance_transform_edt(unseen, return_distances=False, return_indices=True)
+    steps = np.where(inside[tuple(seen)], 0.5 - inwards, outwards - 0.5)
+    ramp = ~unseen & (occupancy > 0) & (occupancy < 1)
     distance = voxel * np.where(ramp, 0.5 - INWARD - occupancy, steps)
     return distance, colour[(slice(None), *nearest)]
 
@@ -136,17 +135,19 @@ def _seen(entry: _Entry) -> float:
 
 def _sampled(
     entry: _Entry, points: Float[np.ndarray, "*n 3"], reach: float
-) -> tuple[Float[np.ndarray, "*n"], Float[np.ndarray, "3 *n"], Float[np.ndarray, "*n"]]:
-    """(distance, at most ``reach`` either way; colour; votes) at points of the entry's own frame.
-    What lies beyond its grid was seen as the grid's edge was."""
+) -> tuple[Float[np.ndarray, "*n"], Float[np.ndarray, "4 *n"], Float[np.ndarray, "*n"]]:
+    """(distance, at most ``reach`` either way; rgba; votes) at points of the entry's own frame.
+    What lies beyond its grid is empty, and was seen as the grid's edge was."""
     at = entry.grid.index_from_world(points)[..., ::-1]
     within = at.clip(0, np.array(entry.grid.shape) - 1)
     beyond = entry.grid.voxel_size * np.linalg.norm(at - within, axis=-1)
     where = np.moveaxis(within, -1, 0)
     limited = entry.distance.clip(-reach, reach)
     distance = (map_coordinates(limited, where, order=1) + beyond).clip(-reach, reach)
-    colour = np.stack([map_coordinates(c, where, order=1) for c in entry.colour])
-    return distance, colour, entry.votes[tuple(np.rint(where).astype(int))]
+    channels = [*entry.colour, entry.rgba[3].double().numpy()]
+    rgba = np.stack([map_coordinates(channel, where, order=1) for channel in channels])
+    rgba[3] = np.where(beyond > 0, 0.0, rgba[3])
+    return distance, rgba, entry.votes[tuple(np.rint(where).astype(int))]
 
 
 def _portrait(entry: _Entry) -> Portrait:
@@ -154,9 +155,9 @@ def _portrait(entry: _Entry) -> Portrait:
     dims = np.array(entry.size_m)
     voxel = max(float(dims.max()) / VOXELS, entry.grid.voxel_size)
     grid, truncation = around(dims, voxel), max(4 * voxel, 0.03)
-    distance, colour, votes = _sampled(entry, grid.centres(), truncation)
+    distance, rgba, votes = _sampled(entry, grid.centres(), truncation)
     coloured = np.where(np.abs(distance) < 1.5 * voxel, votes, 0.0)
-    model = Model(grid, truncation, distance, votes, np.moveaxis(colour, 0, -1), coloured)
+    model = Model(grid, truncation, distance, votes, np.moveaxis(rgba[:3], 0, -1), coloured)
     return of_model(model, dims, surface_points(model))
 
 
@@ -164,21 +165,23 @@ def _fused(
     entries: Sequence[_Entry], frames: Sequence[Float[np.ndarray, "4"]]
 ) -> tuple[Tensor, Tensor | None]:
     """(rgba, confidence) on the grid of the first entry, whose frame stands at ``frames`` in each
-    one's own; what is alone stays as it is."""
+    one's own; what is alone stays as it is. Where somebody saw, the mean of signed distances and
+    colours weighted by how often; elsewhere the plain mean of what all have there."""
     first = entries[0]
     if len(entries) == 1:
         return first.rgba, first.confidence
     points, voxel = first.grid.centres(), first.grid.voxel_size
-    total, weight = np.zeros((4, *first.grid.shape)), np.zeros(first.grid.shape)
+    seen, guessed = np.zeros((2, 4, *first.grid.shape))
+    votes = np.zeros(first.grid.shape)
     for entry, frame in zip(entries, frames, strict=True):
         own = points @ rotation_from_yaw(frame[3]).T + frame[:3]
-        distance, colour, votes = _sampled(entry, own, REACH * voxel)
-        total += (votes + DOUBT) * np.concatenate([colour, distance[None]])
-        weight += votes + DOUBT
-    mean = total / weight
-    occupancy = (0.5 - INWARD - mean[3:] / voxel).clip(0, 1)
-    rgba = torch.from_numpy(np.concatenate([mean[:3], occupancy])).float().clamp(0, 1)
+        distance, rgba, often = _sampled(entry, own, REACH * voxel)
+        seen += often * np.concatenate([rgba[:3], distance[None]])
+        guessed += rgba / len(entries)
+        votes += often
+    seen /= np.maximum(votes, 1e-9)
+    seen[3] = (0.5 - INWARD - seen[3] / voxel).clip(0, 1)
+    mean = torch.from_numpy(np.where(votes > 0, seen, guessed)).float()
     if any(entry.confidence is None for entry in entries):
-        return rgba, None
-    votes = weight - len(entries) * DOUBT
-    return rgba, torch.from_numpy(1 - np.exp(-votes / CONFIDENT)).float().clamp(0, 1)
+        return mean, None
+    return mean, torch.from_numpy(1 - np.exp(-votes / CONFIDENT)).float()
