@@ -14,7 +14,15 @@ import pytest
 
 from protoscene import files
 from protoscene.errors import Failed, Refused
-from protoscene.files import OutputLock, check_disk_space, new_folder, prepare_output, write_file
+from protoscene.files import (
+    OutputLock,
+    check_disk_space,
+    discard_folder,
+    new_folder,
+    prepare_output,
+    remove_temporaries,
+    write_file,
+)
 
 SOURCE = str(Path(files.__file__).parent.parent)
 
@@ -219,3 +227,31 @@ def test_a_lock_file_that_its_holder_just_removed_is_not_taken(
     monkeypatch.setattr(fcntl, "flock", late)
     with OutputLock(tmp_path / "out"):
         assert len(calls) == 2 and lock.read_text() == f"{os.getpid()}\n"
+
+
+def test_a_folder_is_discarded_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        write_file(tmp_path / name / "file", b"1")
+    discard_folder(tmp_path / "one")
+    assert [p.name for p in tmp_path.iterdir()] == ["two"]
+
+    def killed(_: Path) -> None:
+        raise InterruptedError
+
+    monkeypatch.setattr(files, "_remove", killed)
+    with pytest.raises(InterruptedError):
+        discard_folder(tmp_path / "two")
+    monkeypatch.undo()
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(".two.") and left.name.endswith(".tmp")
+    remove_temporaries(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_temporaries_and_locks_are_removed(tmp_path: Path) -> None:
+    kept = {"a", ".hidden", ".a.tmp", ".a.12.tmp", "a.12.0123abcd.tmp", ".lock"}
+    for name in (*kept, ".a.12.0123abcd.tmp", ".b.lock"):
+        write_file(tmp_path / name, b"")
+    remove_temporaries(tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == kept

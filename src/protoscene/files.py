@@ -10,6 +10,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -109,7 +110,7 @@ class OutputLock:
 
     def _remove_stale(self) -> None:
         for entry in self._file.parent.iterdir():
-            if _is_temporary(entry.name, of=self.path.name):
+            if _temporary_of(entry.name) == self.path.name:
                 _remove(entry)
 
 
@@ -154,6 +155,22 @@ def new_folder(path: Path) -> Iterator[Path]:
     _sync_folder(path.absolute().parent)
 
 
+def discard_folder(path: Path) -> None:
+    """Removes a folder whole: a process that is killed meanwhile leaves all of it, or what
+    :func:`remove_temporaries` removes."""
+    temporary = _temporary_sibling(path)
+    path.rename(temporary)
+    _remove(temporary)
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Removes what killed processes left in ``folder``: what is half-written or half-removed, and
+    locks. Only for who is sure that nobody else is writing there."""
+    for entry in folder.iterdir():
+        if _temporary_of(entry.name) or re.fullmatch(r"\..+\.lock", entry.name):
+            _remove(entry)
+
+
 def check_disk_space(path: Path, needed: int) -> None:
     """Raises Refused where the disk that would hold ``path`` has less than ``needed`` bytes."""
     free = shutil.disk_usage(Path(path).absolute().parent).free
@@ -174,11 +191,10 @@ def _temporary_sibling(path: Path) -> Path:
     return path.absolute().parent / f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
 
 
-def _is_temporary(name: str, of: str) -> bool:
-    if not (name.startswith(f".{of}.") and name.endswith(".tmp")):
-        return False
-    middle = name.removeprefix(f".{of}.").removesuffix(".tmp").split(".")
-    return len(middle) == 2 and middle[0].isdigit() and len(middle[1]) == 8
+def _temporary_of(name: str) -> str | None:
+    """The name of the output whose temporary sibling is called ``name``."""
+    found = re.fullmatch(r"\.(.+)\.\d+\.[0-9a-f]{8}\.tmp", name, re.DOTALL)
+    return found.group(1) if found else None
 
 
 def _write_durably(path: Path, data: bytes) -> None:
