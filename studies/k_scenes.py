@@ -15,7 +15,7 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -41,6 +41,8 @@ LOOKED_AT = 16
 """The network sees the evidence at this many voxels a side."""
 NEGLIGIBLE = 1e-3
 """Weights below draw nothing."""
+COARSE_VIEWS, COARSE_STEPS, COARSE_BATCH = 8, 80, 8
+"""Of a coarse round: views of each scene, steps, views of a step."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,8 @@ class Options:
     batch: int = 16
     rate: float = 1e-3
     """Of the network's steps."""
+    coarse: int = 0
+    """Resolution of a first round, whose network and prototypes are then refined; 0: none."""
     what: Literal["things", "places"] = "things"
     remedies: tuple[str, ...] = ()
     """Only these."""
@@ -199,6 +203,12 @@ class Dictionary:
     def clamp(self) -> None:
         self.prototypes.voxels.clamp_(0, 1)
 
+    @torch.no_grad()
+    def enlarged(self, size: int) -> Tensor:
+        """(K, 4, size, size, size): the prototypes on smaller voxels."""
+        each = [self.prototypes.rgba(k)[None] for k in range(len(self.prototypes))]
+        return torch.cat([nn.functional.interpolate(v, size, mode="trilinear") for v in each])
+
 
 def average(views: list[View]) -> Tensor:
     """(4, z, y, x): mean of what is known per voxel; occupancy 0 where nobody saw anything."""
@@ -242,9 +252,17 @@ def train(
 ) -> tuple[Chooser, Dictionary]:  # fmt: skip
     random = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
-    chooser = Chooser(options.scenes)
     views, looks = pool.views, pool.looks[: len(pool.views)]
-    dictionary = Dictionary(start(views, options.scenes, remedy.start, random))
+    if options.coarse:
+        rough = replace(
+            options, resolution=options.coarse, coarse=0,
+            views=COARSE_VIEWS, steps=COARSE_STEPS, batch=COARSE_BATCH,
+        )  # fmt: skip
+        chooser, coarse = train(make_pool(rough, seed), remedy, rough, seed)
+        dictionary = Dictionary(coarse.enlarged(options.resolution))
+    else:
+        chooser = Chooser(options.scenes)
+        dictionary = Dictionary(start(views, options.scenes, remedy.start, random))
     optimiser = torch.optim.Adam(
         [
             {"params": chooser.parameters(), "lr": options.rate},
@@ -353,6 +371,8 @@ def main(options: Options) -> None:
     table = "\n".join([HEAD, *(row(name, found) for name, found in results.items())])
     title = f"{options.scenes} {options.what} at {options.resolution}³"
     text = f"{title}, {len(options.seeds)} seeds, {options.steps} steps of {options.batch} views"
+    if options.coarse:
+        text += f" after {COARSE_STEPS} steps of {COARSE_BATCH} at {options.coarse}³"
     text = f"{text}; peak memory {peak:.1f} GB.\n\n{table}"
     print(text)
     options.out.mkdir(parents=True, exist_ok=True)

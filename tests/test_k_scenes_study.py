@@ -47,6 +47,17 @@ def test_one_prototype_per_scene(study, tmp_path, capsys) -> None:
         assert picture.size == (4 * 18, 2 * 18)
 
 
+def test_a_coarse_round_is_refined(study, tmp_path, capsys) -> None:
+    k_scenes = study("k_scenes")
+    k_scenes.main(k_scenes.Options(
+        seeds=(0,), resolution=24, coarse=16, scenes=4, views=1, held_out=3, steps=2, batch=2,
+        out=tmp_path, remedies=(k_scenes.DEFAULT,),
+    ))  # fmt: skip
+    text = capsys.readouterr().out
+    assert table(text, 1)[k_scenes.DEFAULT][:2] == ["1 of 1", "1.00"]
+    assert "4 things at 24³, 1 seeds, 2 steps of 2 views after 80 steps of 8 at 16³" in text
+
+
 def test_the_accuracy_is_that_of_the_best_pairing(study) -> None:
     accuracy = study("k_scenes").accuracy
     scenes = np.array([0, 0, 1, 1, 2, 2])
