@@ -33,6 +33,10 @@ _HOME = {
     "load_scene": "store",
     "save_scene": "store",
     "discover": "discover",
+    "remove_object": "edit",
+    "move_object": "edit",
+    "insert_object": "edit",
+    "swap_prototype": "edit",
     "Refused": "errors",
 }
 
