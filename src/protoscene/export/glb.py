@@ -112,8 +112,6 @@ class _Animation:
 
 
 def _quaternions(yaw: np.ndarray) -> np.ndarray:
-    """(n, 4) unit quaternions x y z w about +z. Neighbours are less than half a turn apart, so
-    that interpolation goes the short way round."""
-    half = np.unwrap(yaw) / 2
-    zero = np.zeros_like(half)
-    return np.stack([zero, zero, np.sin(half), np.cos(half)], axis=-1)
+    """(n, 4) unit quaternions x y z w about +z; glTF goes from each to the next the short way."""
+    zero = np.zeros_like(yaw)
+    return np.stack([zero, zero, np.sin(yaw / 2), np.cos(yaw / 2)], axis=-1)
