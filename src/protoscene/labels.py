@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from protoscene.dictionary.portrait import placed
 from protoscene.scene import SceneObject
 
 LEAST_SCORE = 0.5
@@ -31,15 +31,15 @@ def labels_at(
     objects: Sequence[SceneObject],
     time: float,
     which: Sequence[int] | Int[np.ndarray, " k"] | None = None,
-    frames: Float[np.ndarray, "k 4"] | None = None,
-    sizes_m: Sequence[tuple[float, float, float]] | None = None,
+    turns: Float[np.ndarray, " k"] | None = None,
 ) -> Labels:
     """The boxes of ``objects`` (a scene's or a truth's) that exist at the instant ``time``.
 
     Weight is the object's score; 0 where it was not seen then or scores below ``LEAST_SCORE``.
-    ``which`` gives the kind of each of the objects' prototypes, by default its own number. Where
-    kinds have frames and sizes of their own, ``frames`` (x y z yaw of the kind's frame in each
-    prototype's) and ``sizes_m`` (of each kind) replace the objects'.
+    ``which`` gives the kind of each of the objects' prototypes, by default its own number, and
+    ``turns`` the kind's yaw in each prototype's frame (``Merged.which`` and ``.frames[:, 3]`` of
+    the scene): boxes stay where they are and as large, things of a kind may differ in size; a
+    quarter turn exchanges length and width.
     """
     kinds, boxes, weights = [], [], []
     for thing in objects:
@@ -48,14 +48,13 @@ def labels_at(
         if len(rows) == 0:
             continue
         row, old = int(rows[0]), thing.prototype
-        kind = old if which is None else int(which[old])
-        pose = np.array([*track.centre[row], track.yaw[row]], dtype=np.float64)
-        if frames is not None:
-            pose = placed(pose[None], np.asarray(frames[old], dtype=np.float64))[0]
-        size = thing.dims_m if sizes_m is None or kind < 0 else sizes_m[kind]
+        turn = 0.0 if turns is None else float(turns[old])
+        length, width, height = np.array(thing.dims_m) * track.scale[row]
+        if abs(math.sin(turn)) > math.sqrt(0.5):
+            length, width = width, length
         sure = bool(track.visible[row]) and thing.score >= LEAST_SCORE
-        kinds.append(kind)
-        boxes.append([*pose[:3], *np.array(size) * track.scale[row], pose[3]])
+        kinds.append(old if which is None else int(which[old]))
+        boxes.append([*track.centre[row], length, width, height, track.yaw[row] + turn])
         weights.append(thing.score if sure else 0.0)
     return Labels(
         np.array(kinds, dtype=np.int64),
