@@ -21,7 +21,8 @@ heatmap
 scene layers surface edit sealed scene_json store ranks checkpoints training
 background propose follow crops register detail backdrop
 pieces symmetry mirror paint colours shape start refine dictionary discover
-labels targets samples networks learn detect parse truth matching pose_errors shape_errors score_pictures score score_table export
+labels targets samples networks model farm distil learn detect parse truth matching pose_errors
+shape_errors score_pictures score score_table export
 report synth cli""",
 )
 """A file imports only from those before it; a package (folder) counts as one."""

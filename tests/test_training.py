@@ -208,7 +208,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path) 
 
 def test_it_ends_early_where_nothing_gets_better(tmp_path: Path) -> None:
     values = iter([5.0, 3.0, 4.0, 3.0, 6.0])
-    settings = Training(steps=1000, every=4, patience=2, warm_up=1)
+    settings = Training(steps=1000, every=4, patience=2, warm_up=0.0)
     options = {"settings": settings, "held_out": lambda _: next(values)}
     module, fitted = trained(tmp_path / "run", **options)
     assert (fitted.steps, fitted.best_step, fitted.held_out) == (16, 8, 3.0)
@@ -217,7 +217,7 @@ def test_it_ends_early_where_nothing_gets_better(tmp_path: Path) -> None:
 
 
 def test_the_rate_rises_and_falls() -> None:
-    settings = Training(steps=100, warm_up=10, learning_rate=1.0)
+    settings = Training(steps=100, warm_up=0.1, learning_rate=1.0)
     rates = [settings.rate(step) for step in range(100)]
     assert rates[0] == pytest.approx(0.1, rel=1e-3) and rates[-1] < 1e-3
     assert np.argmax(rates) in (9, 10) and all(np.diff(rates)[10:] < 0)

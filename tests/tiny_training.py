@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from protoscene.training import Fitted, Training, fit
 
-SETTINGS = Training(steps=40, seed=3, every=10, warm_up=5, learning_rate=6e-2, ema=0.9)
+SETTINGS = Training(steps=40, seed=3, every=10, warm_up=0.1, learning_rate=6e-2, ema=0.9)
 SAMPLES = 8
 WEIGHTS = torch.linspace(-1, 1, 6)
 

@@ -32,9 +32,7 @@ class Ranks:
 
     def mean(self, values: Tensor) -> Tensor:
         """Over all processes, elementwise. Call it in each."""
-        if self.size > 1:
-            dist.all_reduce(values)
-        return values / self.size
+        return mean_over_ranks(values)
 
     def largest(self, number: int) -> int:
         """Of all processes' numbers. Call it in each."""
@@ -55,6 +53,16 @@ class Ranks:
     def together(self, module: nn.Module) -> nn.Module:
         """``module``, called so that its gradients are the mean over all processes."""
         return module if self.size == 1 else DistributedDataParallel(module)
+
+
+def mean_over_ranks(values: Tensor) -> Tensor:
+    """Over the processes that train together, elementwise; ``values`` where there is one only.
+    Call it in each."""
+    if not dist.is_initialized():
+        return values
+    total = values.clone()
+    dist.all_reduce(total)
+    return total / dist.get_world_size()
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,19 +87,26 @@ def entry_of_scene(scene: Scene, files: dict[str, FileEntry]) -> SceneEntry:
         times=[_exact(time, "times") for time in scene.times],
         grid=GridEntry(grid.origin, grid.voxel_size, grid.shape),
         background="background.safetensors",
-        prototypes=[
-            PrototypeEntry(
-                k,
-                prototype_file(k),
-                _rounded(size, f"prototypes[{k}].size_m"),
-                _symmetry_entry(symmetry, f"prototypes[{k}].symmetry"),
-            )
-            for k, (size, symmetry) in enumerate(zip(scene.sizes_m, symmetries, strict=True))
-        ],
+        prototypes=prototype_entries(scene.sizes_m, symmetries),
         objects=[_object_entry(thing) for thing in scene.objects],
         files=files,
         made_by={"protoscene": __version__, **scene.made_by},
     )
+
+
+def prototype_entries(
+    sizes_m: Sequence[tuple[float, float, float]], symmetries: Sequence[Mirror | str | None]
+) -> list[PrototypeEntry]:
+    """A dictionary as JSON lists it. Raises Failed where a number is not finite."""
+    return [
+        PrototypeEntry(
+            k,
+            prototype_file(k),
+            _rounded(size, f"prototypes[{k}].size_m"),
+            _symmetry_entry(symmetry, f"prototypes[{k}].symmetry"),
+        )
+        for k, (size, symmetry) in enumerate(zip(sizes_m, symmetries, strict=True))
+    ]
 
 
 def _symmetry_entry(symmetry: Mirror | str | None, where: str) -> SymmetryEntry | str | None:
@@ -159,12 +166,17 @@ def _check_numbers(file: Path, entry: SceneEntry) -> None:
     ids = {thing.id for thing in entry.objects}
     if len(ids) != len(entry.objects):
         raise Refused(file, "objects", "two objects have the same id")
-    if len({p.id for p in entry.prototypes}) != len(entry.prototypes):
-        raise Refused(file, "prototypes", "two prototypes have the same id")
-    for i, prototype in enumerate(entry.prototypes):
-        _check_symmetry(file, f"prototypes[{i}].symmetry", prototype.symmetry)
+    check_prototypes(file, entry.prototypes)
     for i, thing in enumerate(entry.objects):
         _check_object(file, f"objects[{i}]", thing, {p.id for p in entry.prototypes})
+
+
+def check_prototypes(file: Path, entries: Sequence[PrototypeEntry]) -> None:
+    """Raises Refused where two entries of a dictionary have one id, or a symmetry is none."""
+    if len({p.id for p in entries}) != len(entries):
+        raise Refused(file, "prototypes", "two prototypes have the same id")
+    for i, prototype in enumerate(entries):
+        _check_symmetry(file, f"prototypes[{i}].symmetry", prototype.symmetry)
 
 
 def _check_symmetry(file: Path, field: str, symmetry: SymmetryEntry | str | None) -> None:

@@ -48,16 +48,17 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Training:
-    """How to train: AdamW, its rate rising over ``warm_up`` steps and falling to 0 as a cosine."""
+    """How to train: AdamW, its rate rising over the first ``warm_up`` of all steps (a share)
+    and falling to 0 as a cosine."""
 
     steps: int
     seed: int = 0
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
-    warm_up: int = 50
-    clip: float = 10.0
+    warm_up: float = 0.05
+    clip: float = 5.0
     """The gradient's norm is cut to this."""
-    ema: float = 0.998
+    ema: float = 0.99
     """Decay of the averaged weights, which are the result; less in the first steps."""
     every: int = 100
     """Steps between checkpoints, and between checks on what is held out."""
@@ -65,7 +66,7 @@ class Training:
     """So many checks without improvement end the run early."""
 
     def rate(self, step: int) -> float:
-        rising = min(1.0, (step + 1) / max(self.warm_up, 1))
+        rising = min(1.0, (step + 1) / max(self.warm_up * self.steps, 1.0))
         return self.learning_rate * rising * (1 + math.cos(math.pi * step / self.steps)) / 2
 
 

@@ -1,0 +1,119 @@
+"""A model and single instants in, a scene without motion out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from protoscene.errors import Refused
+from protoscene.geometry import Grid
+from protoscene.model import Model
+from protoscene.network_input import network_input
+from protoscene.networks import Detections
+from protoscene.networks import detect as detect_in_volume
+from protoscene.observe import Progress, ViewStack, choose_grid
+from protoscene.recording import Recording
+from protoscene.scene import Scene, SceneObject, Track
+from protoscene.volume import Background, Volume
+
+LEAST_SCORE = 0.1
+"""What scores less is not listed at all."""
+STEP = 0.75
+"""From one part of a wide scene to the next, in sides of what the detector reads."""
+
+
+def detect(
+    model: Model,
+    recording: Recording,
+    time: float | None = None,
+    progress: Progress = lambda stage, done, total: None,
+) -> Scene:
+    """What the model's detector finds at each instant of ``recording`` by itself, or only at the
+    one nearest to ``time`` (s).
+
+    Every detection is an object of its own whose track is that one instant; whether it moves is not
+    asked. The background is empty. Raises Refused where ``time`` is outside of the recording, or no
+    picture holds any depth.
+    """
+    chosen = range(len(recording)) if time is None else [_nearest(recording, time)]
+    whole = choose_grid(recording, model.voxel_size)
+    parts = parts_of(whole, model)
+    objects: list[SceneObject] = []
+    for n, i in enumerate(chosen):
+        stack = ViewStack.of(recording.views(i))
+        for k, grid in enumerate(parts):
+            found = detect_in_volume(model.detector, network_input(stack, grid), grid, LEAST_SCORE)
+            own = _nearest_part(found.boxes, parts) == k
+            objects += _objects(found, own, recording.times[i], len(objects))
+        progress("detect", n + 1, len(chosen))
+    return Scene(
+        times=tuple(recording.times[i] for i in chosen),
+        background=Background(_empty(parts)),
+        prototypes=model.prototypes,
+        objects=tuple(objects),
+        sizes_m=model.sizes_m,
+        confidence=model.confidence,
+        made_by={
+            "command": "detect", "recording_sha256": recording.sha256, "model_sha256": model.sha256,
+        },
+    )  # fmt: skip
+
+
+def _nearest(recording: Recording, time: float) -> int:
+    first, last = recording.times[0], recording.times[-1]
+    if not first <= time <= last:
+        expected = f"{first:g} to {last:g} seconds"
+        raise Refused(recording.source, "time", "has no such time", time, expected)
+    return int(np.argmin(np.abs(np.array(recording.times) - time)))
+
+
+def parts_of(whole: Grid, model: Model) -> list[Grid]:
+    """Grids of the detector's size that cover the ground of ``whole``, all on its bottom: one in
+    the middle of what is not wider, else several that overlap."""
+    size = np.array(model.shape[::-1]) * model.voxel_size
+    starts = []
+    for axis in (0, 1):
+        beyond = whole.size_m[axis] - size[axis]
+        n = 1 if beyond <= 0 else int(np.ceil(beyond / (STEP * size[axis]))) + 1
+        start = np.array([beyond / 2]) if n == 1 else np.linspace(0.0, beyond, n)
+        starts.append(whole.lower[axis] + start)
+    bottom = float(whole.lower[2])
+    return [
+        Grid((float(x), float(y), bottom), model.voxel_size, model.shape)
+        for y in starts[1]
+        for x in starts[0]
+    ]
+
+
+def _nearest_part(boxes: Float[np.ndarray, "n 7"], parts: Sequence[Grid]) -> np.ndarray:
+    """Which part's middle is nearest to each box: what another part finds there does not count."""
+    middles = np.stack([(grid.lower + grid.upper)[:2] / 2 for grid in parts])
+    return np.linalg.norm(boxes[:, None, :2] - middles, axis=2).argmin(axis=1)
+
+
+def _objects(found: Detections, own: np.ndarray, time: float, first: int) -> list[SceneObject]:
+    objects: list[SceneObject] = []
+    for row in np.flatnonzero(own):
+        x, y, z, length, width, height, yaw = (float(v) for v in found.boxes[row])
+        track = Track(
+            time=np.array([time]), centre=np.array([[x, y, z]]), yaw=np.array([yaw]),
+            scale=np.ones(1), visible=np.ones(1, dtype=bool),
+        )  # fmt: skip
+        objects.append(
+            SceneObject(first + len(objects), int(found.kind[row]), float(found.score[row]), False,
+                        (length, width, height), track)
+        )  # fmt: skip
+    return objects
+
+
+def _empty(parts: Sequence[Grid]) -> Volume:
+    """Nothing, where the parts are."""
+    lower = np.min([grid.lower for grid in parts], axis=0)
+    size = np.max([grid.upper for grid in parts], axis=0) - lower
+    voxel = parts[0].voxel_size
+    nx, ny, nz = (int(n) for n in np.ceil(size / voxel - 1e-6))
+    x, y, z = (float(v) for v in lower)
+    return Volume(torch.zeros(4, nz, ny, nx), Grid((x, y, z), voxel, (nz, ny, nx)))

@@ -1,0 +1,161 @@
+"""A detector of single instants, trained with labels that were discovered."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from protoscene.files import write_file
+from protoscene.networks import Detector, detection_loss
+from protoscene.observe import Progress
+from protoscene.ranks import Ranks, mean_over_ranks
+from protoscene.recording import Recording
+from protoscene.samples import Sample, Samples, batch
+from protoscene.training import Batches, Fitted, HeldOut, Training, fit
+
+STEPS = 1500
+BATCH = 8
+HELD_OUT = 5
+"""Of so many recordings one is not learnt from, but decides when to stop."""
+HELD_OUT_INSTANTS = 32
+TIMED = 6
+"""Steps that are timed, after two others, to see how many fit into the minutes given."""
+SPARE = 0.9
+"""Of the minutes given are filled with steps; the rest is for checkpoints."""
+
+
+def a_detector(n_kinds: int, shape: tuple[int, int, int], seed: int) -> Detector:
+    """Untrained, with random weights."""
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        return Detector(n_kinds, shape)
+
+
+def distil(
+    detector: Detector,
+    samples: Samples,
+    folder: Path,
+    steps: int = STEPS,
+    seed: int = 0,
+    workers: int = 0,
+    progress: Progress | None = None,
+) -> Fitted:
+    """Trains ``detector`` in place; see :func:`protoscene.training.fit` for ``folder``, ``workers``
+    and what is raised. Of five recordings or more every fifth, the last ones, is held out."""
+    learnt, kept_back = _split(samples)
+    inputs: dict[str, str | int | float | None] = {
+        "recordings_sha256": hash_of(samples.recordings), "labels_sha256": _labels_hash(samples),
+        "batch": BATCH, "kinds": detector.parts[-1],
+    }  # fmt: skip
+    return fit(
+        detector, _batches(learnt, seed), shared_loss, folder, Training(steps, seed), inputs,
+        _held_out_loss(kept_back) if kept_back else None, workers, progress,
+    )  # fmt: skip
+
+
+def _batches(samples: Samples, seed: int) -> Batches:
+    def batches(step: int, rank: int, ranks: int) -> Mapping[str, Tensor]:
+        drawn = [samples.draw(seed, step, k) for k in range(rank, BATCH, ranks)]
+        return batch(drawn)._asdict()
+
+    return batches
+
+
+def _split(samples: Samples) -> tuple[Samples, Samples | None]:
+    """What is learnt from, and the recordings that are held out, if there are enough."""
+    n = len(samples.recordings) - len(samples.recordings) // HELD_OUT
+
+    def part(rows: slice) -> Samples:
+        parts = samples.recordings[rows], samples.labels[rows], samples.grids[rows]
+        return Samples(*parts, samples.stride)
+
+    if n == len(samples.recordings):
+        return samples, None
+    return part(slice(n)), part(slice(n, None))
+
+
+def shared_loss(detector: nn.Module, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """:func:`detection_loss`, whose means are over the centres of all processes' samples."""
+    sample = Sample(**given)
+    centres = (sample.known * (sample.heat >= 1)).sum().clamp(min=1)
+    weight = sample.weight.sum().clamp(min=1e-6)
+    own = torch.stack([centres, weight])
+    of_centres, of_weight = own / mean_over_ranks(own)
+    terms = detection_loss(detector(sample.volume), sample)
+    return {name: t * (of_centres if name == "heat" else of_weight) for name, t in terms.items()}
+
+
+def _held_out_loss(samples: Samples) -> HeldOut:
+    """module → mean loss over instants that are spread over ``samples``."""
+    numbers = np.unique(np.linspace(0, len(samples) - 1, HELD_OUT_INSTANTS).round().astype(int))
+
+    @torch.no_grad()
+    def loss(detector: nn.Module) -> float:
+        device = next(detector.parameters()).device
+        total = 0.0
+        for number in numbers:
+            sample = batch([samples.exactly(int(number))])
+            sample = Sample(*(part.to(device) for part in sample))
+            terms = detection_loss(detector(sample.volume), sample)
+            total += float(torch.stack(list(terms.values())).sum())
+        return total / len(numbers)
+
+    return loss
+
+
+class _Plan(msgspec.Struct):
+    minutes: float
+    steps: int
+
+
+def steps_within(
+    minutes: float, detector: Detector, samples: Samples, folder: Path, group: Ranks
+) -> int:
+    """How many steps fit into ``minutes``, judged by a few of them. Kept in ``folder``, so that an
+    interrupted run goes on with the same number."""
+    file = folder / "plan.json"
+    if file.exists():
+        plan = msgspec.json.decode(file.read_bytes(), type=_Plan)
+        if plan.minutes == minutes:
+            return plan.steps
+    seconds = _seconds_a_step(deepcopy(detector).to(group.device), samples, group)
+    steps = int(group.of_first(max(1.0, SPARE * 60 * minutes / seconds)))
+    if group.is_first:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_file(file, msgspec.json.encode(_Plan(minutes, steps)))
+    return steps
+
+
+def _seconds_a_step(detector: Detector, samples: Samples, group: Ranks) -> float:
+    batches, optimiser = _batches(samples, 0), torch.optim.AdamW(detector.parameters(), 0.0)
+    start = 0.0
+    for step in range(-2, TIMED):
+        if step == 0:
+            start = time.perf_counter()
+        given = batches(step + 2, group.rank, group.size)
+        terms = shared_loss(detector, {name: t.to(group.device) for name, t in given.items()})
+        torch.stack(list(terms.values())).sum().backward()
+        optimiser.step()
+        optimiser.zero_grad()
+    return (time.perf_counter() - start) / TIMED
+
+
+def hash_of(recordings: Sequence[Recording]) -> str:
+    return hashlib.sha256("".join(r.sha256 for r in recordings).encode()).hexdigest()
+
+
+def _labels_hash(samples: Samples) -> str:
+    """Of the boxes, kinds and weights, and of the grids."""
+    found = hashlib.sha256(repr(samples.grids).encode())
+    for of_recording in samples.labels:
+        for labels in of_recording:
+            found.update(labels.boxes.tobytes() + labels.kind.tobytes() + labels.weight.tobytes())
+    return found.hexdigest()
