@@ -41,5 +41,6 @@ def a_scene(seed: int = 0) -> Scene:
         ),
         sizes_m=((0.4, 0.3, 0.2), (0.1, 0.1, 0.25)),
         symmetries=(None, "half_turn"),
+        confidence=(torch.rand(2, 3, 4, generator=make), None),
         made_by={"command": "discover", "seed": 0, "recording_sha256": "0" * 64},
     )

@@ -7,19 +7,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import box_recording as layouts
 from moving_boxes import CART_DIMS, Box, cart, cast, record, ring
 from moving_cart import smooth
-from protoscene.discover import discover
+from protoscene.dictionary import alone
+from protoscene.discover import discover, scene_of
 from protoscene.errors import Refused
 from protoscene.formats import load
-from protoscene.geometry import Camera, look_at
+from protoscene.geometry import Camera, Grid, look_at
 from protoscene.recording import Frame, Recording
-from protoscene.scene import Scene
+from protoscene.scene import Mirror, Scene
 from protoscene.score import load_truth, score
+from protoscene.start import Thing
 from protoscene.store import load_scene, save_scene
 from protoscene.synth import TINY, write_recording
+from protoscene.volume import Background, Volume
 
 TABLETOP = Path(__file__).parents[2] / "shared" / "data" / "tabletop"
 STAYS = Box((-0.2, 0.75, 0.25), (0.4, 0.3, 0.5), 0.4, (60, 60, 220), thing=2)
@@ -76,6 +80,35 @@ def test_the_cart_is_found_and_nothing_else(found: Scene) -> None:
     assert dict(found.made_by) == {
         "command": "discover", "seed": 0, "recording_sha256": "0" * 64,
     }  # fmt: skip
+
+
+def test_it_is_told_what_of_the_cart_was_seen(found: Scene) -> None:
+    """Its outside from all sides, and nothing below it or in its middle."""
+    (seen,), occupancy = found.confidence, found.prototypes.rgba(0)[3]
+    assert seen.shape == occupancy.shape
+    edge = (occupancy > 0.2) & (occupancy < 0.8)
+    assert seen[edge].quantile(0.25) > 0.6
+    nz, ny, nx = seen.shape
+    assert seen[0].max() == seen[nz // 4, ny // 2, nx // 2] == 0
+    assert occupancy[nz // 4, ny // 2, nx // 2] > 0.9
+
+
+def test_mirror_planes_are_found_where_there_are_any() -> None:
+    """A block with a ridge along it, and one with the same ridge beside the middle."""
+    kinds = []
+    for y in (12, 6):
+        rgba = torch.zeros(4, 20, 24, 40)
+        rgba[:, 2:8, 3:21, 3:37] = torch.tensor([0.8, 0.3, 0.2, 1])[:, None, None, None]
+        rgba[:, 8:16, y - 3 : y + 3, 8:37] = torch.tensor([0.2, 0.3, 0.7, 1])[:, None, None, None]
+        thing = Thing([0], np.ones(3), np.zeros((1, 4)), np.zeros(1), rgba, 0.02, 1.0)
+        kinds.append(alone(len(kinds), thing))
+    grid = Grid((0, 0, 0), 1.0, (1, 1, 1))
+    scene = scene_of(kinds, [], Background(Volume(torch.zeros(4, 1, 1, 1), grid)), (0.0,))
+    plane, none = scene.symmetries
+    assert isinstance(plane, Mirror) and none is None
+    assert abs(plane.normal[1]) == pytest.approx(1, abs=0.01)
+    assert plane.offset_m == pytest.approx(0, abs=0.01)
+    assert 0.7 <= plane.score <= 1
 
 
 def test_composed_it_stands_where_it_stood(found: Scene) -> None:

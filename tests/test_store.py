@@ -15,11 +15,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load as read_tensors
+from safetensors.torch import save as tensor_bytes
 
 from protoscene import scene_json, store
 from protoscene.errors import Failed, Refused
 from protoscene.files import OutputLock
 from protoscene.prototypes import VoxelPrototypes
+from protoscene.scene import Mirror
 from protoscene.store import load_scene, save_scene
 from protoscene.volume import Background
 from small_scene import a_scene
@@ -47,6 +50,8 @@ def test_what_is_saved_is_loaded(saved: Path) -> None:
     for k in range(2):
         assert loaded.prototypes.grid(k) == scene.prototypes.grid(k)
         assert torch.equal(loaded.prototypes.rgba(k), scene.prototypes.rgba(k).half().float())
+    assert torch.equal(loaded.confidence[0], scene.confidence[0].half().float())
+    assert loaded.confidence[1] is None
     assert scene.background.outside and loaded.background.outside
     for a, b in [
         (scene.background.volume, loaded.background.volume),
@@ -67,10 +72,19 @@ def test_what_is_saved_is_loaded(saved: Path) -> None:
             )
 
 
+def test_a_mirror_plane_comes_back(tmp_path: Path) -> None:
+    plane = Mirror((0.6, -0.8), 0.012346, 0.93)
+    save_scene(replace(a_scene(), symmetries=(plane, None)), tmp_path / "scene")
+    assert load_scene(tmp_path / "scene").symmetries == (plane, None)
+    entry = json.loads((tmp_path / "scene" / "scene.json").read_bytes())
+    assert entry["prototypes"][0]["symmetry"] == {"plane": [0.6, -0.8, 0.012346], "score": 0.93}
+
+
 def test_a_scene_without_outside_or_objects_comes_back(tmp_path: Path) -> None:
     scene = a_scene()
     bare = replace(scene, background=Background(scene.background.volume), objects=(),
-                   prototypes=VoxelPrototypes([], []), sizes_m=(), symmetries=())  # fmt: skip
+                   prototypes=VoxelPrototypes([], []), sizes_m=(), symmetries=(),
+                   confidence=())  # fmt: skip
     save_scene(bare, tmp_path / "scene")
     loaded = load_scene(tmp_path / "scene")
     assert loaded.background.outside is None
@@ -182,6 +196,10 @@ def test_a_scene_json_written_by_hand_is_read(saved: Path) -> None:
         (lambda e: e["grid"].update(voxel_size=0), "grid: voxel_size must be positive"),
         (lambda e: e["grid"].update(voxel_size=0.2), "grid: is another than that of scene.json"),
         (lambda e: e["prototypes"][1].update(id=0), "prototypes: two prototypes have the same id"),
+        (lambda e: e["prototypes"][0].update(symmetry={"plane": [1, 1, 0], "score": 1}),
+         "prototypes[0].symmetry: plane must begin with a normal of length 1 (got 1.414214"),
+        (lambda e: e["prototypes"][1].update(symmetry={"plane": [1, 0], "score": 1}),
+         "prototypes[1].symmetry.plane: "),
         (lambda e: e["prototypes"][0].update(file="a.safetensors"), "is not listed"),
         (lambda e: e["files"].update({"../a": {"bytes": 0, "sha256": ""}}), "file name leaves"),
         (lambda e: e["files"].update({"/a": {"bytes": 0, "sha256": ""}}), "not relative"),
@@ -224,6 +242,24 @@ def test_a_scene_that_is_missing_or_no_folder_is_refused(tmp_path: Path) -> None
         load_scene(tmp_path / "file")
     with pytest.raises(Refused, match=r"scene\.json: scene: file is missing"):
         load_scene(tmp_path)
+
+
+@pytest.mark.parametrize("confidence", [torch.ones(2, 3, 3), torch.full((2, 3, 4), torch.nan)])
+def test_confidence_that_does_not_fit_is_neither_saved_nor_loaded(
+    tmp_path: Path, confidence: torch.Tensor
+) -> None:
+    scene = replace(a_scene(), confidence=(confidence, None))
+    with pytest.raises(Failed, match=r"prototype 0: confidence .* nothing was written"):
+        save_scene(scene, tmp_path / "scene")
+    assert list(tmp_path.iterdir()) == []
+    save_scene(a_scene(), tmp_path / "scene")
+    file = tmp_path / "scene" / "prototypes" / "0.safetensors"
+    data = tensor_bytes({**read_tensors(file.read_bytes()), "confidence": confidence})
+    file.write_bytes(data)
+    listed = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    rewritten(tmp_path / "scene", lambda e: e["files"].update({"prototypes/0.safetensors": listed}))
+    with pytest.raises(Refused, match=r"0\.safetensors: confidence: must be \(z, y, x\)"):
+        load_scene(tmp_path / "scene")
 
 
 @pytest.mark.parametrize("where", ["track", "volume", "time"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -13,16 +14,17 @@ from protoscene.detail import MOST_VOXELS, PICTURES
 from protoscene.dictionary import MOST_CELLS, Found, Kind, find_again, share, vacated
 from protoscene.errors import Refused
 from protoscene.follow import follow, merge_fragments
-from protoscene.geometry import Grid, wrap_angle
+from protoscene.geometry import Grid, centred_grid, wrap_angle
 from protoscene.memory import require
+from protoscene.mirror import mirror_plane
 from protoscene.observe import Progress, choose_grid, observe
 from protoscene.propose import Blob, propose
 from protoscene.prototypes import VoxelPrototypes
 from protoscene.recording import CACHE_BYTES, Recording
 from protoscene.refine import SETTINGS, refine
-from protoscene.scene import Scene, SceneObject, Track
+from protoscene.scene import Mirror, Scene, SceneObject, Track
 from protoscene.start import Thing, start
-from protoscene.volume import Background
+from protoscene.volume import Background, Volume
 
 KEEP_SCORE = 0.3
 """What scores less is not listed at all."""
@@ -86,7 +88,7 @@ def scene_of(
         prototypes=VoxelPrototypes([k.rgba for k in kinds], [k.voxel_size for k in kinds]),
         objects=tuple(objects),
         sizes_m=tuple(_triple(k.dims) for k in kinds),
-        symmetries=[None] * len(kinds),
+        symmetries=[_mirror(kind) for kind in kinds],
         confidence=tuple(k.confidence for k in kinds),
         made_by=made_by or {},
     )
@@ -140,6 +142,18 @@ def _object(k: int, prototype: int, thing: Thing, times: tuple[float, ...]) -> S
         visible=np.isin(list(between), thing.instants),
     )
     return SceneObject(k, prototype, round(thing.score, 4), True, _triple(thing.dims), track)
+
+
+def _mirror(kind: Kind) -> Mirror | None:
+    """The plane of which a kind's prototype is a mirror image, as far as it was seen."""
+    _, nz, ny, nx = kind.rgba.shape
+    size = kind.voxel_size
+    volume = Volume(kind.rgba, centred_grid((nx * size, ny * size, nz * size), size))
+    known = None if kind.confidence is None else kind.confidence.numpy() > 0
+    plane = mirror_plane(volume, known)
+    if plane is None:
+        return None
+    return Mirror((math.cos(plane.turn), math.sin(plane.turn)), plane.shift, plane.evidence)
 
 
 def _standing(k: int, one: Found, kind: Kind, times: tuple[float, ...]) -> SceneObject:

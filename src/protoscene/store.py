@@ -81,6 +81,9 @@ def prototype_tensors(
         tensors = _volume_tensors(Volume(prototypes.rgba(k), prototypes.grid(k)))
         seen = confidence[k] if confidence else None
         if seen is not None:
+            if not _fits(seen, tensors["rgba"]):
+                problem = "confidence is not (z, y, x) in [0, 1], nothing was written"
+                raise Failed(f"prototype {k}: {problem}")
             tensors["confidence"] = seen.detach().to("cpu", torch.float16).contiguous()
         found[prototype_file(k)] = tensors
     return found
@@ -186,8 +189,13 @@ def _read_prototype(folder: Path, entry: Sealed, name: str) -> tuple[Volume, Ten
         raise Refused(folder / name, "origin", problem, got=volume.grid.origin)
     if seen is None:
         return volume, None
-    seen = seen.float()
-    if tuple(seen.shape) != volume.grid.shape or not bool(((seen >= 0) & (seen <= 1)).all()):
+    if not _fits(seen, volume.rgba):
         problem = "must be (z, y, x) as its volume, in [0, 1]"
         raise Refused(folder / name, "confidence", problem, got=tuple(seen.shape))
-    return volume, seen
+    return volume, seen.float()
+
+
+def _fits(confidence: Tensor, rgba: Tensor) -> bool:
+    """Whether it is a number in [0, 1] for each voxel."""
+    same = confidence.shape == rgba.shape[1:] and confidence.is_floating_point()
+    return same and bool(((confidence >= 0) & (confidence <= 1)).all())
