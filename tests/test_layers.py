@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from protoscene.geometry import Camera, Grid, look_at
-from protoscene.layers import draw
+from protoscene.layers import draw, instances
 from protoscene.prototypes import VoxelPrototypes
 from protoscene.render import render
 from protoscene.scene import Scene, SceneObject, Track
@@ -94,3 +94,13 @@ def test_things_beyond_the_picture_and_behind_the_camera() -> None:
     inside = replace(CAMERA, world_from_camera=look_at((0.0, -0.25, 0.2), (0, 1, 0.2)))
     colour, _ = draw(scene(thing(0, (0.0, 0.0, 0.2), 0.0)), 0.0, inside)
     assert (colour[..., 0] > 0.8).mean() > 0.9  # right before a box: it fills the picture
+
+
+def test_a_pixel_belongs_to_the_nearest_thing() -> None:
+    front, back = thing(0, (0.3, -0.5, 0.2), 0.0), thing(1, (0.2, 0.4, 0.3), 0.5)
+    alone = [instances(scene(one), 0.0, CAMERA) for one in (front, back)]
+    assert [np.unique(whose).tolist() for whose in alone] == [[0, 1], [0, 2]]
+    both = instances(scene(back, front), 0.0, CAMERA)
+    assert ((alone[0] == 1) & (alone[1] == 2)).sum() > 20
+    np.testing.assert_array_equal(both == 1, alone[0] == 1)
+    np.testing.assert_array_equal(both == 2, (alone[1] == 2) & (alone[0] == 0))

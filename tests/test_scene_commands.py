@@ -11,9 +11,9 @@ import pytest
 
 from protoscene.store import load_scene, save_scene
 from report_scenes import TIMES, toy_scene
-from test_cli import files_of, recording, run
+from test_cli import fake_discover, files_of, recording, run
 
-__all__ = ["recording"]  # a fixture of theirs
+__all__ = ["fake_discover", "recording"]  # fixtures of theirs
 
 
 @pytest.fixture(scope="module")
@@ -145,3 +145,14 @@ def test_edit_refuses_in_one_line(
     code, out, err = run(capsys, "edit", folder, "-o", tmp_path / "out", *arguments)
     assert (code, out) == (2, "") and line in err and err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_edited_scene_is_not_taken_for_what_discover_would_write(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, recording: Path, fake_discover: list
+) -> None:
+    found, edited = tmp_path / "found", tmp_path / "edited"
+    assert run(capsys, "discover", recording, "-o", found)[0] == 0
+    assert run(capsys, "edit", found, "--remove", "7", "-o", edited)[0] == 0
+    assert run(capsys, "discover", recording, "-o", found, "--resume")[0] == 0
+    code, _, err = run(capsys, "discover", recording, "-o", edited, "--resume")
+    assert code == 2 and "exists already, made from another edits (got remove 7)" in err
