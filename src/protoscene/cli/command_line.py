@@ -11,6 +11,7 @@ from typing import Any
 
 from protoscene import __version__
 from protoscene.cli.commands import Check, Compose, Discover, Render, Score, View
+from protoscene.cli.model_commands import Detect, Learn
 from protoscene.cli.options import Command
 from protoscene.cli.scene_commands import Edit, Export
 from protoscene.cli.synthetic import Demo, Synth
@@ -21,6 +22,8 @@ COMMANDS: dict[str, Any] = {
     "demo": Demo,
     "check": Check,
     "discover": Discover,
+    "learn": Learn,
+    "detect": Detect,
     "compose": Compose,
     "render": Render,
     "score": Score,

@@ -11,7 +11,7 @@ from protoscene.cli.terminal import say, say_json, say_table
 
 if TYPE_CHECKING:
     from protoscene.check import Summary
-    from protoscene.scene import Scene
+    from protoscene.scene import Scene, SceneObject
     from protoscene.score import ScoreCard
 
 
@@ -44,6 +44,33 @@ def say_scene(scene: Scene, folder: Path, as_json: bool) -> None:
         n = len(thing.track.time)
         rows.append((thing.id, thing.prototype, does, size, n, float(thing.score)))
     say_table(("object", "prototype", "", "size (m)", "instants", "score"), rows)
+
+
+def say_detections(scene: Scene, folder: Path, as_json: bool) -> None:
+    """What was found at single instants: a row for each prototype, with ``--json`` each box."""
+    if as_json:
+        say_json({"scene": str(folder), "instants": len(scene.times),
+                  "detections": [_detection(thing) for thing in scene.objects]})  # fmt: skip
+        return
+    found = f"{_count(scene.times, 'instant')}, {_count(scene.objects, 'detection')}"
+    say(f"{folder}: {found}")
+    rows = []
+    for k, size in enumerate(scene.sizes_m):
+        scores = [thing.score for thing in scene.objects if thing.prototype == k]
+        sides = " × ".join(f"{side:.2f}" for side in size)
+        rows.append((k, sides, len(scores), sum(score >= 0.5 for score in scores)))
+    say_table(("prototype", "size (m)", "detections", "score ≥ .5"), rows)
+
+
+def _detection(thing: SceneObject) -> dict[str, Any]:
+    return {
+        "time": float(thing.track.time[0]),
+        "prototype": thing.prototype,
+        "score": thing.score,
+        "centre_m": thing.track.centre[0].tolist(),
+        "yaw_rad": float(thing.track.yaw[0]),
+        "dims_m": thing.dims_m,
+    }
 
 
 def _count(things: Sized, noun: str) -> str:
