@@ -148,17 +148,6 @@ def test_right_answers_cost_next_to_nothing_and_each_wrong_one_costs() -> None:
         assert value.item() > right[name] + 0.1, name
 
 
-def test_a_batchs_loss_is_the_mean_of_its_samples() -> None:
-    samples = [a_sample(0), a_sample(1)._replace(weight=torch.zeros(16, 16))]
-    detector = Detector(2, (4, 16, 16))
-    volumes = torch.rand(2, 5, 4, 16, 16)
-    with torch.no_grad():
-        both = detection_loss(detector(volumes), batch(samples))
-        each = [detection_loss(detector(volumes[k : k + 1]), batch([samples[k]])) for k in range(2)]
-    for name, value in both.items():
-        assert value.item() == pytest.approx((each[0][name] + each[1][name]).item() / 2, rel=1e-4)
-
-
 def test_what_is_not_known_has_no_gradient() -> None:
     sample = batch([a_sample()])
     heat = torch.zeros_like(sample.heat, requires_grad=True)

@@ -15,11 +15,6 @@ from protoscene.samples import Sample
 
 PLACE, SIZE, TURN, REST, KIND = 1.0, 1.0, 0.5, 1.0, 0.5
 """Weights beside that of the heat."""
-THINGS = 5.0
-"""Of an instant, about: sums are divided by it. Dividing by their number would make the loss of a
-batch another than the mean of its samples' losses."""
-AROUND = 3.0
-"""What the weights around a sure centre sum to, about."""
 Z_SCALE = 4.0
 """Heights are learnt in quarters of a metre: about a cell, as x and y are."""
 
@@ -29,13 +24,14 @@ def detection_loss(prediction: Prediction, sample: Sample) -> dict[str, Float[Te
     ``turn`` cross-entropy of the yaw's bins, a yaw between two bins shared by both; ``rest``
     |difference| of those two bins' residuals; ``kind`` cross-entropy.
 
-    Sums over centres, by the samples' weights, over ``THINGS``; means over the samples.
+    Means over centres, by the samples' weights; 0 where nothing is to be learnt.
     """
     here = sample.weight > 0
-    weight = sample.weight[here] / (AROUND * THINGS * len(sample.weight))
+    weight = sample.weight[here]
+    total = weight.sum().clamp(min=1e-6)
 
-    def total(values: Tensor) -> Tensor:
-        return (weight * values).sum()
+    def mean(values: Tensor) -> Tensor:
+        return (weight * values).sum() / total
 
     box, place = _at(sample.box, here), _at(prediction.place, here)
     off = (place - box[:, :6]).abs()
@@ -47,24 +43,25 @@ def detection_loss(prediction: Prediction, sample: Sample) -> dict[str, Float[Te
     wrong_kind = -log_kind.gather(1, kind.clamp(min=0)[:, None])[:, 0] * (kind >= 0)
     return {
         "heat": focal(prediction.heat, sample.heat, sample.known),
-        "place": PLACE * total(off[:, 0] + off[:, 1] + Z_SCALE * off[:, 2]),
-        "size": SIZE * total(off[:, 3:].sum(dim=1)),
-        "turn": TURN * total(-(shares * log_turn).sum(dim=1)),
-        "rest": REST * total((shares * rest).sum(dim=1)),
-        "kind": KIND * total(wrong_kind),
+        "place": PLACE * mean(off[:, 0] + off[:, 1] + Z_SCALE * off[:, 2]),
+        "size": SIZE * mean(off[:, 3:].sum(dim=1)),
+        "turn": TURN * mean(-(shares * log_turn).sum(dim=1)),
+        "rest": REST * mean((shares * rest).sum(dim=1)),
+        "kind": KIND * mean(wrong_kind),
     }
 
 
 def focal(
     logit: Float[Tensor, "b y x"], heat: Float[Tensor, "b y x"], known: Float[Tensor, "b y x"]
 ) -> Float[Tensor, ""]:
-    """−Σ known · [(1 − p)² log p where heat is 1, else (1 − heat)⁴ p² log(1 − p)] / ``THINGS``, the
-    mean over samples, p the sigmoid of ``logit``: CenterNet's penalty-reduced focal loss."""
+    """−Σ known · [(1 − p)² log p where heat is 1, else (1 − heat)⁴ p² log(1 − p)] / Σ known where
+    heat is 1 (at least 1), p the sigmoid of ``logit``: CenterNet's penalty-reduced focal loss."""
     p = logit.sigmoid()
+    centre = heat >= 1
     right = (1 - p) ** 2 * F.logsigmoid(logit)
     wrong = (1 - heat) ** 4 * p**2 * F.logsigmoid(-logit)
-    loss = -(known * torch.where(heat >= 1, right, wrong)).sum()
-    return loss / (THINGS * len(heat))
+    loss = -(known * torch.where(centre, right, wrong)).sum()
+    return loss / (known * centre).sum().clamp(min=1)
 
 
 def _at(values: Tensor, here: Tensor) -> Tensor:
