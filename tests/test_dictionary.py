@@ -26,6 +26,7 @@ from protoscene.dictionary.portrait import (
     zero_level,
 )
 from protoscene.dictionary.share import ALIKE, alone, clusters, compared, share, similarity
+from protoscene.dictionary.unseen import completed
 from protoscene.dictionary.vacate import vacated
 from protoscene.discover import discover
 from protoscene.geometry import Grid, centred_grid, rotation_from_yaw, wrap_angle
@@ -132,7 +133,7 @@ def test_correlation_is_the_sum_it_stands_for() -> None:
 def test_agreement_is_its_formula() -> None:
     assert shares_agreement(1.0, 0.0, 0.0, 0.0) == pytest.approx(1)
     assert shares_agreement(0.4, 0.4, 0.2, 0.0) == pytest.approx(1 / 4)
-    assert shares_agreement(0.2, 0.0, 0.0, 0.2) == pytest.approx(0.5 * np.exp(-1))
+    assert shares_agreement(0.15, 0.0, 0.0, 0.2) == pytest.approx(0.5 * np.exp(-1))
     assert Found(0, np.zeros(4), LEAST, np.ones(1, bool)).score == pytest.approx(0.5)
 
 
@@ -149,6 +150,50 @@ def test_what_was_grazed_is_not_free_at_its_surface() -> None:
         [*cart(0, 0, 0), Box((0, 0, 0.3), (0.5, 0.3, 0.2), 0, (200, 60, 40))], UPRIGHT
     )
     assert verdict(own, longer, middle) < 0.5
+
+
+def test_the_unseen_half_is_the_mirror_image() -> None:
+    """What was seen from the left only agrees with what is seen from the right only."""
+    body = [Box((0, 0, 0.1), (0.5, 0.3, 0.2), 0, (200, 60, 40)),
+            Box((-0.13, 0, 0.28), (0.18, 0.2, 0.16), 0, (60, 160, 70))]  # fmt: skip
+    half_turn = np.array([0, 0, 0, np.pi])
+    left = portrayed(body, UPRIGHT, hidden=0.0)
+    right = portrayed(body, placed(UPRIGHT, half_turn), hidden=0.02)
+    whole = completed(left).portrait
+    assert verdict(left, right, half_turn) < LEAST < 0.9 < verdict(whole, right, half_turn)
+    true = portrayed(body, UPRIGHT).model
+    both = (whole.model.votes > 0) & (true.votes > 0)
+    assert both.sum() > 1.9 * ((left.model.votes > 0) & (true.votes > 0)).sum()
+    assert_allclose(whole.model.distance[both], true.distance[both], atol=1e-9)
+    assert len(whole.points) > 1.8 * len(left.points)
+
+
+def test_no_mirror_image_where_free_space_forbids_it() -> None:
+    """A corner, of which all but a strip was seen."""
+    corner = [Box((0, 0.1, 0.18), (0.5, 0.1, 0.36), 0, (200, 60, 40)),
+              Box((0.2, -0.05, 0.18), (0.1, 0.2, 0.36), 0, (40, 60, 200))]  # fmt: skip
+    seen = portrayed(corner, UPRIGHT, hidden=-0.1)
+    assert completed(seen).portrait is seen
+
+
+def test_a_side_that_nobody_saw_may_be_where_the_box_ends() -> None:
+    """Seen from the front, and from behind: what is there of its back confirms a box, and what
+    stands where it should end does not."""
+    body = Box((0, 0, 0.18), (0.3, 0.3, 0.36), 0, (200, 60, 40))
+    dims, end = np.array([0.3, 0.3, 0.36]), placed(UPRIGHT, np.array([0, 0, 0, np.pi / 2]))
+    front = portrayed([body], UPRIGHT, dims=dims)
+    seen = front.model.grid.centres()[..., 0] > -0.1
+    model = replace(front.model, votes=front.model.votes * seen,
+                    coloured=front.model.coloured * seen)  # fmt: skip
+    own = completed(of_model(model, dims, zero_level(model)))
+    back = portrayed([body], end, hidden=0.12, dims=dims)
+    turned = np.array([0, 0, 0, -np.pi / 2])
+    assert verdict(own.portrait, back, turned) < 0.6 * verdict(
+        own.portrait, back, turned, own.sides
+    )
+    on_box = np.abs(np.abs(own.sides[:, 0]) - 0.15) < VOXEL
+    assert (on_box & (own.sides[:, 0] < 0)).sum() > 20
+    assert (own.sides[:, 0] < -0.08).all() and (np.abs(own.sides) <= dims / 2 + VOXEL).all()
 
 
 def test_frames_follow_each_other_and_back() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -24,6 +25,7 @@ from protoscene.dictionary.portrait import (
     unplaced,
 )
 from protoscene.dictionary.share import Kind
+from protoscene.dictionary.unseen import Completed, completed
 from protoscene.geometry import Grid, rotation_from_yaw, wrap_angle
 from protoscene.observe import Progress
 from protoscene.recording import Recording
@@ -38,14 +40,17 @@ GROUND_CELLS = 2.0
 """So many voxels above where a thing stands nothing counts: the ground confirms any prototype."""
 PEAKS, LEAST_PEAK = 24, 0.2
 """Places that are looked at closely per kind, and the least share of agreement on the lattice."""
-ENOUGH, COLOUR = 0.4, 0.2
+ENOUGH, COLOUR = 0.3, 0.2
 """Share of the surface that must be confirmed, and the spread of colour distances."""
 LEAST, SPREAD = 0.5, 0.08
 """Least agreement of what is kept, whose score is .5, and how fast the score grows from there."""
 SEEN = 3
 """Occupied voxels of an instant that show that a thing was seen."""
+TURNS_DEG = (0.0, -10.0, 10.0)
+"""Turns from which a place is registered: few points in common slide into the next best."""
 OVERLAP = 0.1
 """Footprints that share more (IoU) are one place."""
+NO_SIDES = np.empty((0, 3))
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,27 +78,27 @@ def find_again(
 ) -> list[Found]:
     """What stands still and is of one of the ``kinds``, best first.
 
-    Every kind is correlated with what stays, over x, y and yaw; the best places are registered and
-    judged at their refined poses. Of places that overlap, of any kinds, the best stays; none may
-    overlap with where a thing was at any instant.
+    Every kind, completed where nobody saw it, is correlated with what stays, over x, y and yaw; the
+    best places are registered and judged at their refined poses. Of places that overlap,
+    of any kinds, the best stays; none may overlap with where a thing was at any instant.
     """
-    known = [(n, k.portrait) for n, k in enumerate(kinds) if k.portrait is not None]
+    known = {n: completed(k.portrait) for n, k in enumerate(kinds) if k.portrait is not None}
     if not known:
         return []
     pictures = static_pictures(recording, static)
-    floors = [_floor(kinds[n]) for n, _ in known]
-    lattice = _lattice(static.surface, [p for _, p in known], floors)
+    floors = [_floor(kinds[n]) for n in known]
+    lattice = _lattice(static.surface, [own.portrait for own in known.values()], floors)
     stays = Fusion(pictures, lattice, 4 * lattice.voxel_size)
     model = stays.add(np.zeros((1, 4)), np.ones(1, dtype=bool)).model()
     never = np.zeros(len(evidence), dtype=bool)
     candidates = []
-    for done, ((n, own), floor) in enumerate(zip(known, floors, strict=True)):
-        for pose in _places(own, model, floor):
+    for done, ((n, own), floor) in enumerate(zip(known.items(), floors, strict=True)):
+        for pose in _places(own.portrait, model, floor):
             refined, agreement = _judged(own, pictures, pose)
             candidates.append(Found(n, refined, agreement, never))
         progress("find again", done + 1, len(known))
     kept = _apart([c for c in candidates if c.agreement >= LEAST], kinds)
-    return [replace(c, visible=_seen(c, kinds[c.kind], evidence)) for c in kept]
+    return [replace(c, visible=_seen(c, known[c.kind].portrait, evidence)) for c in kept]
 
 
 def _floor(kind: Kind) -> float:
@@ -174,25 +179,35 @@ def shares_agreement(confirmed, through, hidden, colour):  # type: ignore[no-unt
 
 
 def _judged(
-    own: Portrait, pictures: Crops, pose: Float[np.ndarray, "4"]
+    own: Completed, pictures: Crops, pose: Float[np.ndarray, "4"]
 ) -> tuple[Float[np.ndarray, "4"], float]:
-    """(pose, agreement) of a kind near ``pose``, registered to what stays there."""
-    box = _counted(own, own.model.grid.voxel_size)
-    here = portrait_at(pictures, pose, own.dims, own.model.grid.voxel_size)
-    step = np.zeros(4)
-    for _ in range(2):  # another place, other points in the box
-        points = here.points[_within(unplaced(here.points, step), box)]
-        step = onto(own.model, points, step, 8, huber=0.03)
+    """(pose, agreement) of a kind near ``pose``, registered to what stays there: of every turn of
+    ``TURNS_DEG``, with and without the sides that nobody saw, what agrees best."""
+    voxel = own.portrait.model.grid.voxel_size
+    box = _counted(own.portrait, voxel)
+    here = portrait_at(pictures, pose, own.portrait.dims, voxel)
+    tried = []
+    for turn, model in product(np.deg2rad(TURNS_DEG), (own.portrait.model, own.full)):
+        step = np.array([0, 0, 0, turn])
+        for _ in range(2):  # another place, other points in the box
+            points = here.points[_within(unplaced(here.points, step), box)]
+            step = onto(model, points, step, 8, huber=0.03)
+        tried.append((verdict(own.portrait, here, step, own.sides), step))
+    agreement, step = max(tried, key=lambda t: t[0])
     pose = placed(pose, step)
-    return np.array([*pose[:3], wrap_angle(pose[3])]), verdict(own, here, step)
+    return np.array([*pose[:3], wrap_angle(pose[3])]), agreement
 
 
 def _within(points: Float[np.ndarray, "n 3"], box: Float[np.ndarray, "2 3"]) -> np.ndarray:
     return np.asarray(((points >= box[0]) & (points <= box[1])).all(axis=1))
 
 
-def verdict(own: Portrait, here: Portrait, pose: Float[np.ndarray, "4"]) -> float:
-    """The agreement of a kind at ``pose`` with what is ``here`` (in whose frame the pose is)."""
+def verdict(
+    own: Portrait, here: Portrait, pose: Float[np.ndarray, "4"],
+    sides: Float[np.ndarray, "n 3"] = NO_SIDES,
+) -> float:  # fmt: skip
+    """The agreement of a kind at ``pose`` with what is ``here`` (in whose frame the pose is).
+    Surface on ``sides`` that it may have confirms it; that none is there says nothing."""
     voxel = own.model.grid.voxel_size
     box, near = _counted(own, voxel), NEAR * voxel
     theirs, below = unplaced(here.points, pose), unplaced(here.inside, pose)
@@ -208,19 +223,21 @@ def verdict(own: Portrait, here: Portrait, pose: Float[np.ndarray, "4"]) -> floa
     before, seen, _ = look(own.model, theirs[boxed])
     # Right before a surface that its views grazed a kind is "free" with no distance: asked below.
     free = seen_through(own.model, below[boxed], near) & ~(seen & (np.abs(before) <= near))
+    maybe = sides[_within(sides, box)] @ turn + pose[:3]
+    distance, known, _ = look(here.model, maybe)
+    confirmed = matched.sum() + (known & (np.abs(distance) <= near)).sum()
     whole = max(int(mine.sum()), 1)
     hidden = free.sum() * here.patch / own.patch
     return float(shares_agreement(
-        matched.sum() / whole, through.sum() / whole, hidden / whole,
+        confirmed / whole, through.sum() / whole, hidden / whole,
         off.mean() if len(off) else 1.0,
     ))  # fmt: skip
 
 
-def _seen(one: Found, kind: Kind, evidence: Sequence[Evidence]) -> Bool[np.ndarray, " i"]:
+def _seen(one: Found, own: Portrait, evidence: Sequence[Evidence]) -> Bool[np.ndarray, " i"]:
     """At which instants there was occupied evidence where the thing's surface is (``SEEN`` voxels
     or more, the ground's left out)."""
-    assert kind.portrait is not None
-    own, grid = kind.portrait, evidence[0].grid
+    grid = evidence[0].grid
     points = own.points[_within(own.points, _counted(own, grid.voxel_size / 2))]
     world = points @ rotation_from_yaw(one.pose[3]).T + one.pose[:3]
     index = np.unique(np.floor(grid.voxel_from_world(world)).astype(int)[:, ::-1], axis=0)
