@@ -79,6 +79,14 @@ def test_a_ply_keeps_colours_and_encloses_what_is_occupied() -> None:
     assert (204, 51, 38) in colours and (242, 217, 76) in colours
 
 
+def test_a_ply_of_nothing_has_no_vertices() -> None:
+    scene = toy_scene()
+    empty = replace(scene.background.volume, rgba=torch.zeros_like(scene.background.volume.rgba))
+    bare = replace(scene, objects=(), background=replace(scene.background, volume=empty))
+    data = scene_ply(bare, 0.0)
+    assert b"element vertex 0\n" in data and data.endswith(b"end_header\n")
+
+
 # KITTI
 
 

@@ -12,7 +12,7 @@ import trimesh
 from protoscene.export.gltf import mesh_glb
 from protoscene.geometry import Grid
 from protoscene.report.pictures import NOTHING, depth_difference, difference
-from protoscene.surface import background_faces, halved, visible_faces
+from protoscene.surface import background_faces, halved, visible_faces, welded
 from protoscene.volume import Background, Volume
 
 
@@ -77,3 +77,16 @@ def test_fine_voxels_stand_for_the_coarse_ones_in_whose_place_they_are():
     assert ((heights < 0.15).sum(), (heights > 0.15).sum()) == (16, 12)
     low = corners[heights < 0.15][..., :2]
     assert (low.min(), low.max()) == (pytest.approx(0.2), pytest.approx(0.6))
+
+
+def test_faces_welded_share_their_vertices_and_mix_their_values():
+    occupancy = (torch.rand(5, 6, 7, generator=torch.Generator().manual_seed(3)) > 0.4).float()
+    rgb = torch.rand(3, 5, 6, 7, generator=torch.Generator().manual_seed(4))
+    volume = Volume(torch.cat([rgb, occupancy[None]]), Grid((100.0, -2.0, 3.0), 0.3, (5, 6, 7)))
+    corners, colours = visible_faces(volume, True)
+    places, means, quads = welded(corners, colours)
+    np.testing.assert_array_equal(places[quads], corners)
+    assert len(np.unique(places.round(6), axis=0)) == len(places)
+    for vertex in range(0, len(places), 17):
+        meeting = (quads == vertex).any(axis=1)
+        np.testing.assert_allclose(means[vertex], colours[meeting].mean(axis=0))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, Shaped, UInt8
 
 from protoscene.geometry import Grid
 from protoscene.volume import Background, Volume
@@ -54,6 +54,23 @@ def background_faces(
         np.concatenate([corners, *(mesh[0] for mesh in meshes)]),
         np.concatenate([colours, *(mesh[1] for mesh in meshes)]),
     )
+
+
+def welded(
+    corners: Float[np.ndarray, "n 4 3"], values: Shaped[np.ndarray, "n c"]
+) -> tuple[Float[np.ndarray, "m 3"], Float[np.ndarray, "m c"], Int[np.ndarray, "n 4"]]:
+    """Faces with common vertices: their places (m), there the mean of the values of all faces that
+    meet, and each face's four vertices."""
+    if len(corners) == 0:
+        return np.zeros((0, 3)), np.zeros((0, values.shape[1])), np.zeros((0, 4), dtype=np.int64)
+    points = corners.reshape(-1, 3)
+    low, high = points.min(axis=0), points.max(axis=0)
+    steps = np.rint((points - low) / max(float((high - low).max()), 1e-9) * (2**20 - 1))
+    key = steps.astype(np.int64) @ np.array([2**40, 2**20, 1])
+    _, first, vertex = np.unique(key, return_index=True, return_inverse=True)
+    count = np.bincount(vertex)
+    means = [np.bincount(vertex, np.repeat(column, 4)) / count for column in values.T]
+    return points[first], np.stack(means, axis=1), vertex.reshape(-1, 4)
 
 
 def at_most(volume: Volume, n_faces: int) -> Volume:

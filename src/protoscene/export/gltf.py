@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from protoscene.surface import welded
+
 FLOAT, UINT16, UINT32 = 5126, 5123, 5125
 VERTICES, INDICES = 34962, 34963
 KINDS = {1: "SCALAR", 3: "VEC3", 4: "VEC4"}
@@ -48,22 +50,22 @@ class Document:
     def mesh(
         self, name: str, corners: Float[np.ndarray, "n 4 3"], colours: UInt8[np.ndarray, "n 3"]
     ) -> int | None:
-        """The number of a new mesh of quads with one colour each; None where there are none.
+        """The number of a new mesh of quads with these colours; None where there are none.
 
-        Without normals, so that viewers shade flat. glTF vertex colours are linear, ours are sRGB;
-        16 bits keep the dark ones apart.
+        Where quads meet their colours are mixed. Without normals, so that viewers shade flat. glTF
+        vertex colours are linear, ours are sRGB; 16 bits keep the dark ones apart.
         """
         if len(corners) == 0:
             return None
-        linear = np.full((len(colours), 4), 65535, dtype=np.uint16)
-        linear[:, :3] = _LINEAR_16[colours]
+        vertices, linear, quads = welded(corners, _LINEAR_16[colours])
+        opaque = np.full((len(vertices), 4), 65535, dtype=np.uint16)
+        opaque[:, :3] = np.rint(linear)
         attributes = {
-            "POSITION": self.accessor(corners.reshape(-1, 3).astype(np.float32), VERTICES),
-            "COLOR_0": self.accessor(np.repeat(linear, 4, axis=0), VERTICES),
+            "POSITION": self.accessor(vertices.astype(np.float32), VERTICES),
+            "COLOR_0": self.accessor(opaque, VERTICES),
         }
-        quads = 4 * np.arange(len(corners), dtype=np.uint32)[:, None]
-        triangles = (quads + np.array([0, 1, 2, 0, 2, 3], dtype=np.uint32)).ravel()
-        indices = self.accessor(triangles, INDICES)
+        triangles = quads[:, [0, 1, 2, 0, 2, 3]].astype(np.uint32)
+        indices = self.accessor(triangles.ravel(), INDICES)
         primitive = {"attributes": attributes, "indices": indices, "material": 0}
         self.meshes.append({"name": name, "primitives": [primitive]})
         return len(self.meshes) - 1
@@ -98,7 +100,7 @@ class Document:
 
 
 def mesh_glb(corners: Float[np.ndarray, "n 4 3"], colours: UInt8[np.ndarray, "n 3"]) -> bytes:
-    """One mesh of quads with one colour each by itself, to be lit by whoever shows it."""
+    """One mesh of quads by itself, to be lit by whoever shows it."""
     document = Document()
     mesh = document.mesh("mesh", corners, colours)
     return document.glb([{} if mesh is None else {"mesh": mesh}], [], unlit=False)

@@ -6,7 +6,7 @@ import numpy as np
 
 from protoscene.geometry import rotation_from_yaw
 from protoscene.scene import Scene
-from protoscene.surface import background_faces, visible_faces
+from protoscene.surface import background_faces, visible_faces, welded
 from protoscene.volume import Volume
 
 VERTEX = [("xyz", "<f8", 3), ("rgb", "u1", 3)]
@@ -15,7 +15,7 @@ FACE = [("count", "u1"), ("corners", "<i4", 3)]
 
 def scene_ply(scene: Scene, time: float) -> bytes:
     """Background and objects at ``time`` (s) as one binary little-endian PLY: world metres, +z up,
-    sRGB colours. Triangles, with four vertices of its own for every face of a voxel."""
+    sRGB colours at the vertices. The triangles are the faces of voxels."""
     corners, colours = (list(part) for part in zip(background_faces(scene.background), strict=True))
     for thing in scene.objects:
         if thing.track.covers(time):
@@ -28,13 +28,13 @@ def scene_ply(scene: Scene, time: float) -> bytes:
 
 
 def _ply(corners: np.ndarray, colours: np.ndarray) -> bytes:
-    """Quads (n, 4, 3) with one colour (n, 3) each as a PLY file."""
-    vertices = np.empty(4 * len(corners), dtype=VERTEX)
-    vertices["xyz"], vertices["rgb"] = corners.reshape(-1, 3), np.repeat(colours, 4, axis=0)
+    """Quads (n, 4, 3) with colours (n, 3) as a PLY file."""
+    places, rgb, quads = welded(corners, colours)
+    vertices = np.empty(len(places), dtype=VERTEX)
+    vertices["xyz"], vertices["rgb"] = places, np.rint(rgb)
     faces = np.empty(2 * len(corners), dtype=FACE)
     faces["count"] = 3
-    quads = 4 * np.arange(len(corners))[:, None]
-    faces["corners"] = (quads + np.array([0, 1, 2, 0, 2, 3])).reshape(-1, 3)
+    faces["corners"] = quads[:, [0, 1, 2, 0, 2, 3]].reshape(-1, 3)
     header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(vertices)}"]
     header += [f"property double {axis}" for axis in "xyz"]
     header += [f"property uchar {name}" for name in ("red", "green", "blue")]
