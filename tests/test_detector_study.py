@@ -73,7 +73,7 @@ def test_each_fault_is_seen() -> None:
     renamed = [replace(o, prototype=1 - o.prototype) for o in right[:2]]
     assert study.measures([*renamed, *right[2:]], truths)["kind"] == pytest.approx(10 / 12)
     shifted = [
-        replace(o, track=replace(o.track, centre=o.track.centre + [0.2, 0, 0])) for o in right
+        replace(o, track=replace(o.track, centre=o.track.centre + [0.15, 0, 0])) for o in right
     ]
     loose = study.measures(shifted, truths)
     assert loose["ap50"] == 1.0 and loose["ap70"] == 0.0
