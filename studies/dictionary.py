@@ -17,44 +17,40 @@ from pathlib import Path
 import numpy as np
 import torch
 import tyro
+from completion import completion
 from plain_pipeline import plain_pipeline
 from results_page import write_between_markers
-from scipy.spatial import KDTree
-from solids import solid
 
 from protoscene.backdrop import backdrop
 from protoscene.background import estimate_background
-from protoscene.dictionary import Kind, find_again, share, vacated
-from protoscene.dictionary.portrait import portrait
+from protoscene.dictionary import find_again, share, vacated
 from protoscene.discover import KEEP_SCORE, propose_all, scene_of
 from protoscene.follow import follow, merge_fragments
 from protoscene.formats import load
-from protoscene.geometry import centred_grid, rotation_from_yaw
 from protoscene.observe import choose_grid, observe
 from protoscene.recording import Recording
 from protoscene.refine import refine
 from protoscene.scene import Scene
 from protoscene.score import ScoreCard, Truth, load_truth, score_objects
 from protoscene.score_pictures import layered_view
-from protoscene.shape_errors import surface_points
-from protoscene.start import Thing, start
+from protoscene.start import start
 from protoscene.synth import SUITE, write_recording
 from protoscene.synth.cameras import heldout_cameras, recording_cameras
 from protoscene.synth.layout import make_layout
 from protoscene.synth.settings import SynthSettings
 from protoscene.synth.world import World
-from protoscene.volume import Volume
 
 VOXEL_M = 0.05
 BOUNDS = (-3.2, -3.2, -0.1, 3.2, 3.2, 1.5)
-ONE_INSTANT = 4
-"""Instants of a thing (evenly chosen) of which each alone is compared with its kind."""
 COLUMNS = (
     ("V", "v", 2, min), ("V, plain", "plain_v", 2, min), ("parked recall@.5", "parked", 2, min),
     ("plain", "plain_parked", 2, min), ("precision@.5", "precision", 3, min),
     ("F1@.5", "f1", 3, min), ("F1, plain", "plain_f1", 3, min), ("flips", "flips", 3, max),
     ("emptied, dB", "emptied", 1, min), ("surface F1: instant", "instant", 2, min),
-    ("thing", "thing", 2, min), ("kind", "kind", 2, min), ("added, s CPU", "seconds", 1, max),
+    ("thing", "thing", 2, min), ("kind", "kind", 2, min),
+    ("solid IoU: instant", "instant_iou", 2, min), ("thing", "thing_iou", 2, min),
+    ("kind", "kind_iou", 2, min), ("gained where ≤ .6", "gained_iou", 2, min),
+    ("added, s CPU", "seconds", 1, max),
 )  # fmt: skip
 
 
@@ -92,7 +88,7 @@ def measure(recording: Recording, truth: Truth, settings: SynthSettings) -> dict
     return {
         **_numbers("", card), **_numbers("plain_", plain), "seconds": seconds,
         "flips": card.yaw.flips, "emptied": emptied_psnr(scene, settings),
-        **completion(refined.things, kinds, recording, truth, settings),
+        **completion(refined.things, kinds, make_layout(settings), truth, recording.times),
     }  # fmt: skip
 
 
@@ -125,69 +121,6 @@ def emptied_psnr(scene: Scene, settings: SynthSettings) -> float:
     return 10 * math.log10(255**2 / squared.mean()) if squared.size else math.nan
 
 
-def completion(
-    before: list[Thing], kinds: list[Kind], recording: Recording, truth: Truth,
-    settings: SynthSettings,
-) -> dict[str, float]:  # fmt: skip
-    """Mean surface F1 at one voxel, with the true thing's whole surface: of single instants of the
-    things that share a kind, of each such thing alone, and of the kind."""
-    actors, rows = make_layout(settings).actors, []
-    for kind in kinds:
-        for member, thing in zip(kind.members, kind.things, strict=True):
-            k = len(thing.instants) // 2
-            true = _true_object(thing, k, recording, truth)
-            if len(kind.things) < 2 or true is None or thing.crops is None:
-                continue
-            whole = _whole_surface(actors[true].thing)
-            pose = truth.objects[true].track.pose(recording.times[thing.instants[k]])
-            at = np.array([*pose[0], pose[1]])
-
-            def score(points: np.ndarray, own: np.ndarray, at=at, whole=whole) -> float:  # type: ignore[no-untyped-def]
-                world = points @ rotation_from_yaw(own[3]).T + own[:3]
-                return f1((world - at[:3]) @ rotation_from_yaw(at[3]), whole)
-
-            one = []
-            for i in np.linspace(0, len(thing.instants) - 1, ONE_INSTANT).round().astype(int):
-                alone = portrait(
-                    thing.crops, thing.poses, np.arange(len(thing.poses)) == i, kind.dims
-                )
-                one.append(score(alone.model.surface(4000), thing.poses[k]))
-            rows.append([
-                float(np.mean(one)), score(_surface(before[member]), before[member].poses[k]),
-                score(_surface(thing), thing.poses[k]),
-            ])  # fmt: skip
-    means = np.mean(rows, axis=0) if rows else np.full(3, np.nan)
-    return dict(zip(("instant", "thing", "kind"), means.tolist(), strict=True))
-
-
-def _true_object(thing: Thing, k: int, recording: Recording, truth: Truth) -> int | None:
-    """The true object within a quarter of a metre of a thing at its k-th instant."""
-    now = recording.times[thing.instants[k]]
-    far = [np.linalg.norm(o.track.pose(now)[0] - thing.poses[k, :3]) for o in truth.objects]
-    return int(np.argmin(far)) if min(far) < 0.25 else None
-
-
-def _surface(thing: Thing) -> np.ndarray:
-    _, nz, ny, nx = thing.rgba.shape
-    size = thing.voxel_size
-    grid = centred_grid((nx * size, ny * size, nz * size), size)
-    return surface_points(Volume(thing.rgba, grid))
-
-
-def _whole_surface(thing) -> np.ndarray:  # type: ignore[no-untyped-def]
-    grid = centred_grid(thing.size_m, 0.02, padding=2)
-    return surface_points(Volume(torch.from_numpy(solid(thing, grid)), grid))
-
-
-def f1(found: np.ndarray, true: np.ndarray) -> float:
-    """Harmonic mean of the shares of either set of points within a voxel of the other."""
-    if len(found) == 0:
-        return 0.0
-    right = (KDTree(true).query(found)[0] <= VOXEL_M).mean()
-    whole = (KDTree(found).query(true)[0] <= VOXEL_M).mean()
-    return float(2 * right * whole / (right + whole)) if right + whole else 0.0
-
-
 def markdown(rows: dict[str, dict[str, float | None]]) -> str:
     lines = [
         "| recording | " + " | ".join(c[0] for c in COLUMNS) + " |",
@@ -209,7 +142,9 @@ def markdown(rows: dict[str, dict[str, float | None]]) -> str:
     return "\n".join([*lines, "", (
         "Emptied: PSNR of the background where parked things stood, against pictures without them. "
         "Surface F1 at one voxel of 5 cm with the whole true surface, its never seen bottom "
-        "included, of things that share a prototype: a single instant, a thing alone, its kind."
+        "included, and IoU with the solid thing, of things that share a prototype: a single "
+        "instant, a thing alone, its kind; gained: from an instant to the kind, of things whose "
+        "single instants have .6 and less."
     )])  # fmt: skip
 
 

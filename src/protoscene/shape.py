@@ -278,7 +278,7 @@ def finish(
     voxel = prototype_voxel(dims, finest)
     grid = centred_grid(dims, voxel, padding=3)
     own = Fusion(crops, grid, max(3 * voxel, 0.03)).add(poses, good).model()
-    rgba = _rgba(repainted(own, crops, poses, good), dims)
+    rgba = solid_rgba(repainted(own, crops, poses, good), dims)
     rgba = fitted(rgba, grid, crops, poses, good)
     confidence = torch.from_numpy(1 - np.exp(-own.votes / CONFIDENT)).float()
     return Shape(dims, poses, torch.from_numpy(rgba), voxel, confidence)
@@ -323,7 +323,7 @@ def repainted(
     return replace(model, colour=colour)
 
 
-def _rgba(model: Model, dims: Float[np.ndarray, "3"]) -> Float[np.ndarray, "4 z y x"]:
+def solid_rgba(model: Model, dims: Float[np.ndarray, "3"]) -> Float[np.ndarray, "4 z y x"]:
     """(4, z, y, x): occupancy falls from 1 to 0 over a voxel around the surface, ``INWARD`` of it;
     what nobody saw right below seen surface is taken as full; beyond the box it is empty. Colours
     of the surface spread to where none was seen."""
