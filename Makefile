@@ -34,7 +34,7 @@ demo-data: $(INSTALLED)
 $(INSTALLED): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || test -n '$(PYTHON)' || { echo 'protoscene needs Python 3.11 or newer' >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,sim]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,sim,farm]'
 	touch $@
 
 # The glTF validator and three.js, which some tests of export run; without npm these are skipped.

@@ -26,6 +26,8 @@ BATCH = 8
 HELD_OUT = 5
 """Of so many recordings one is not learnt from, but decides when to stop."""
 HELD_OUT_INSTANTS = 32
+CHECKS = 15
+"""At least so many checkpoints are made, each with a look at what is held out."""
 TIMED = 6
 """Steps that are timed, after two others, to see how many fit into the minutes given."""
 SPARE = 0.9
@@ -55,8 +57,9 @@ def distil(
         "recordings_sha256": hash_of(samples.recordings), "labels_sha256": _labels_hash(samples),
         "batch": BATCH, "kinds": detector.parts[-1],
     }  # fmt: skip
+    settings = Training(steps, seed, every=max(1, min(100, steps // CHECKS)))
     return fit(
-        detector, _batches(learnt, seed), shared_loss, folder, Training(steps, seed), inputs,
+        detector, _batches(learnt, seed), shared_loss, folder, settings, inputs,
         _held_out_loss(kept_back) if kept_back else None, workers, progress,
     )  # fmt: skip
 

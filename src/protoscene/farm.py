@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -126,6 +127,8 @@ def _cluster(address: str) -> Iterator[Any]:
     except ImportError:
         advice = "is not installed; pip install 'protoscene[farm]'"
         raise Refused("command line", "--ray", f"ray {advice}") from None
+    if address == "local":  # a secret for this cluster alone, which is stored nowhere
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     own: dict[str, Any] = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -8,6 +8,7 @@ an undisturbed one, on a CPU with the same number of threads.
 from __future__ import annotations
 
 import copy
+import ctypes
 import math
 import signal
 import threading
@@ -44,6 +45,8 @@ Loss = Callable[[nn.Module, Batch], Mapping[str, Tensor]]
 HeldOut = Callable[[nn.Module], float]
 """How badly a module does on what it was not trained on."""
 Progress = Callable[[str, int, int], None]
+PR_SET_PDEATHSIG = 1
+"""Of Linux's prctl: the signal that a process gets when its parent dies."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class Training:
     """Decay of the averaged weights, which are the result; less in the first steps."""
     every: int = 100
     """Steps between checkpoints, and between checks on what is held out."""
-    patience: int = 10
+    patience: int = 5
     """So many checks without improvement end the run early."""
 
     def rate(self, step: int) -> float:
@@ -284,7 +287,7 @@ def _prepared(
     """The batches of steps ``start`` to ``end``, prepared ahead by ``workers`` processes."""
     loader = DataLoader(
         _Share(batches, group), batch_size=None, sampler=range(start, end), num_workers=workers,
-        collate_fn=_unchanged, worker_init_fn=_ignore_signals, generator=torch.Generator(),
+        collate_fn=_unchanged, worker_init_fn=_end_with_parent, generator=torch.Generator(),
     )  # fmt: skip
     try:
         yield from loader
@@ -298,10 +301,12 @@ def _unchanged(batch: Any) -> Any:
     return batch
 
 
-def _ignore_signals(_worker: int) -> None:
-    # They reach every process of a terminal or a service; a worker ends when its parent does.
+def _end_with_parent(_worker: int) -> None:
+    """A worker ends when its parent does, and at once, as it shares its parent's locks; not by the
+    signals that reach every process of a terminal or a service."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class _Held:
