@@ -316,6 +316,41 @@ def test_where_something_stood_the_ground_goes_on() -> None:
     assert float(volumes[0].rgba[3].max()) == 1  # what was given is not written to
 
 
+WALL = Box((0.0, 0.26, 0.2), (1.4, 0.06, 0.4), 0, (90, 90, 90))
+HANDLE = Box((0.15, 0.02, 0.24), (0.06, 0.06, 0.1), 0, (30, 30, 200))
+
+
+def test_a_piece_more_than_its_kind_has_goes_and_the_wall_beside_stays() -> None:
+    kind = alone(0, thing_of(), portrayed(cart(0, 0, 0), UPRIGHT))
+    floor = ground_volume(0.025)
+    centres = floor.grid.centres()
+    rgba = floor.rgba.clone()
+    for box in (*cart(0, 0, 0), HANDLE, WALL):
+        full = torch.from_numpy(np.clip(0.5 - box.distance(centres) / 0.025, 0, 1)).float()
+        rgba[3] = torch.maximum(rgba[3], full)
+    found = [Found(0, UPRIGHT, 0.9, np.ones(3, bool))]
+    emptied = vacated(Background(Volume(rgba, floor.grid)), [kind], found).volume.occupancy.numpy()
+    above = centres[..., 2] > 0.03
+    assert rgba[3].numpy()[(HANDLE.distance(centres) < 0) & above].min() > 0.5
+    assert emptied[(HANDLE.distance(centres) < 0.02) & above].max() < 1e-6
+    assert emptied[WALL.distance(centres) < -0.02].min() == 1
+
+
+def test_ground_that_nobody_saw_loses_the_colours_of_what_hid_it() -> None:
+    """And the box's bottom may be a centimetre too high: no hole is left below."""
+    kind = alone(0, thing_of(), portrayed(cart(0, 0, 0), UPRIGHT))
+    floor = ground_volume(0.025)
+    centres = floor.grid.centres()
+    hidden = (np.abs(centres[..., 0]) < 0.25) & (centres[..., 1] > 0) & (centres[..., 1] < 0.3)
+    rgba = floor.rgba.clone()
+    rgba[:3, torch.from_numpy(hidden)] = torch.tensor([200.0, 60, 40])[:, None] / 255
+    found = [Found(0, UPRIGHT + [0, 0, 0.015, 0], 0.9, np.ones(3, bool))]
+    emptied = vacated(Background(Volume(rgba, floor.grid)), [kind], found).volume
+    surface = torch.from_numpy((centres[..., 2] < 0) & (centres[..., 2] > -0.03))
+    assert float((emptied.rgba[3] - floor.rgba[3]).abs().max()) < 0.01
+    assert float((emptied.rgba - floor.rgba)[:3, surface].abs().max()) < 0.06
+
+
 def test_nothing_found_nothing_changed() -> None:
     background = Background(ground_volume(0.05))
     assert vacated(background, [], []).volume is background.volume
