@@ -45,7 +45,10 @@ def detect(
     for n, i in enumerate(chosen):
         stack = ViewStack.of(recording.views(i))
         for k, grid in enumerate(parts):
-            found = detect_in_volume(model.detector, network_input(stack, grid), grid, LEAST_SCORE)
+            volume = network_input(stack, grid)
+            if not volume[3].any():  # no surface was seen there
+                continue
+            found = detect_in_volume(model.detector, volume, grid, LEAST_SCORE)
             own = _nearest_part(found.boxes, parts) == k
             objects += _objects(found, own, recording.times[i], len(objects))
         progress("detect", n + 1, len(chosen))

@@ -28,7 +28,9 @@ def heading(scene: Scene) -> str:
     length, width, height = scene.grid.size_m
     n, n_stood = len(scene.objects), sum(not thing.moving for thing in scene.objects)
     found = _count(n, "object")
-    if n_stood:
+    if scene.made_by.get("command") == "detect":  # each of one instant; who moves is not known
+        found = _count(n, "detection")
+    elif n_stood:
         found = f"{_count(n - n_stood, 'object')} that moved and {n_stood} that stood still,"
     words = [
         f"{found} of {_count(len(scene.prototypes), 'prototype')}",
