@@ -9,11 +9,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import protoscene
 from protoscene.check import check
+from protoscene.edit import remove_object
+from protoscene.score_pictures import layered_view
+from protoscene.store import load_scene
 from protoscene.synth import DEMO
+from protoscene.synth.cameras import recording_cameras
+from protoscene.synth.layout import make_layout
+from protoscene.synth.world import World
 
 PACKAGE = Path(protoscene.__file__).parent
 EMBEDDED = PACKAGE / "demo"
@@ -113,3 +120,34 @@ def test_the_demo_says_what_it_did_and_where_the_page_is(demo: Run) -> None:
     assert lines[-1].endswith(f": {demo.folder / 'report.html'}")
     assert len(lines) <= 20 and "moving boxes found (IoU ≥ .5)" in demo.out
     assert demo.err.startswith("protoscene: observe\n") and "warning" not in demo.err
+
+
+@pytest.mark.parametrize("moves", [True, False])
+def test_behind_a_removed_thing_is_what_the_truth_has_there(demo: Run, moves: bool) -> None:
+    pytest.importorskip("mujoco")
+    scene, layout, instant = (
+        load_scene(demo.folder / "scene"),
+        make_layout(DEMO),
+        DEMO.n_instants // 2,
+    )
+    time = scene.times[instant]
+    thing = next(one for one in scene.objects if one.moving == moves)
+    far = [np.linalg.norm(a.poses[instant, :2] - thing.track.pose(time)[0][:2])
+           for a in layout.actors]  # fmt: skip
+    gone = int(np.argmin(far))
+    bare = dataclasses.replace(layout, actors=layout.actors[:gone] + layout.actors[gone + 1 :])
+    view = layered_view(remove_object(scene, thing.id))
+    for views in recording_cameras(DEMO):
+        with World(layout, DEMO.width, DEMO.height) as world:
+            world.at(instant)
+            stood = world.picture(views[instant])[2] == gone
+        with World(bare, DEMO.width, DEMO.height) as world:
+            world.at(instant)
+            true, _, actors = world.picture(views[instant])
+        squared = (view(time, views[instant])[0].astype(float) - true) ** 2
+        assert psnr(squared) >= 25
+        assert psnr(squared[stood & (actors < 0)]) >= 25
+
+
+def psnr(squared: np.ndarray) -> float:
+    return 10 * float(np.log10(255**2 / squared.mean()))
