@@ -30,9 +30,10 @@ import sys
 import protoscene as ps
 assert "torch" not in sys.modules
 import protoscene.scene, protoscene.compose, protoscene.discover, protoscene.render
-from protoscene import compose, discover, render
+import protoscene.learn, protoscene.detect
+from protoscene import compose, detect, discover, learn, render
 from protoscene.compose import torch_backend
-for function in (compose, discover, render):
+for function in (compose, detect, discover, learn, render):
     assert function is getattr(ps, function.__name__) and callable(function), function
 """
     environment = {**os.environ, "PYTHONPATH": str(Path(ps.__file__).parent.parent)}
