@@ -69,6 +69,25 @@ def test_labels_move_with_what_they_label(motion: Motion) -> None:
         assert counts[0] > 1.3 * counts[1] > 0
 
 
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_a_sample_is_of_one_piece(mirrored: bool) -> None:
+    """Where it says that a box is there is something, as long and as wide as the box."""
+    recording, labels = two_carts()
+    grid = Grid(GRID.origin, 0.04, (18, 80, 80))
+    samples = Samples([recording], [labels], [grid], stride=4)
+    views = ViewStack.of(recording.views(0))
+    sample = samples._sample(views, labels[0], grid, Motion(0.5, mirrored=mirrored))
+    rows, columns = torch.nonzero(sample.heat == 1).unbind(1)
+    assert len(rows) == 2
+    for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
+        x, y, z, *size, yaw = sample.box[:, row, column].double().tolist()
+        x, y = (np.array([column, row]) + 0.5 + [x, y]) * 0.16 + grid.lower[:2]
+        box = np.array([x, y, z + grid.lower[2], *np.exp(size), yaw])
+        turned = box + np.array([0, 0, 0, 0, 0, 0, math.pi / 2])
+        counts = count_inside(sample.volume[3].numpy(), grid.lower, 0.04, np.stack([box, turned]))
+        assert counts[0] > 1.3 * counts[1] > 0
+
+
 def test_motion_keeps_distances_and_mirroring_twice_changes_nothing() -> None:
     _, labels = two_carts()
     boxes = labels[0].boxes
