@@ -17,7 +17,7 @@ ORDER = re.findall(
     r"\w+",
     """errors files memory threads buffers lanes geometry boxes volume recording formats check
 observe network_input packing prototypes decoders placements motion assign compose render losses
-heatmap
+heatmap gains slots joint
 scene layers surface edit sealed scene_json store ranks checkpoints training
 background propose follow crops register detail backdrop
 pieces symmetry mirror paint colours shape start refine dictionary discover

@@ -1,0 +1,187 @@
+"""Dictionary and placements learnt together by reconstruction: no labels, no motion.
+
+    python studies/joint.py --results docs/results.md
+
+Single instants of three kinds of things, three or four at a time, some touching, seen from one to
+four sides. EM (`protoscene.joint`) starts from random prototypes, then all goes on by gradient
+through compose_loss on the whole 64³ scenes. Every row is measured on the same scenes: a box counts
+if it overlaps a true one by half or by .7; V-measure is that of prototypes against kinds.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import tyro
+from instants import Scenery, evidence, instant, make_scenery, things_of
+from PIL import Image
+from results_page import write_between_markers
+from solids import from_above
+from torch import Tensor
+
+from protoscene.gains import Looks
+from protoscene.geometry import wrap_angle
+from protoscene.joint import YAWS, Joint, boxes, descend, learn_jointly, random_prototypes
+from protoscene.matching import average_precision, match
+from protoscene.score import v_measure
+
+SIZE_M = 0.45
+"""About how wide things are: what centre-surround looks for."""
+SIDE_M = 1.2
+"""Of a prototype."""
+
+
+@dataclass
+class Options:
+    """Learns what stands in single instants."""
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    resolution: int = 64
+    scenes: int = 24
+    prototypes: int = 6
+    steps: int = 40
+    """Of the gradient."""
+    starts: tuple[str, ...] = ("random", "random, places before yaws")
+    out: Path = Path("out/studies")
+    results: Path | None = None
+    """Markdown file whose part about this study is replaced."""
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    ap: tuple[float, float]
+    v: float
+    used: int
+    place: np.ndarray
+    yaw: np.ndarray
+    loss: float
+    seconds: float
+
+
+def predicted_boxes(joint: Joint, scenery: Scenery, scene: int) -> np.ndarray:
+    """(n, 7) boxes in metres of what was found in one scene."""
+    finds = joint.finds[joint.finds.instant == scene]
+    x, y, *size = (boxes(joint.prototypes)[finds.which] * finds.scale[:, None]).T
+    cos, sin = torch.cos(finds.yaw), torch.sin(finds.yaw)
+    middle = finds.place + torch.stack([cos * x - sin * y, sin * x + cos * y], dim=1)
+    rows = torch.stack([*middle.T, size[2] / 2, *size], dim=1).double().numpy()
+    rows *= scenery.grid.voxel_size
+    rows[:, :2] += scenery.grid.lower[:2]
+    return np.column_stack([rows, finds.yaw.double().numpy()])
+
+
+def measure(joint: Joint, scenery: Scenery, loss: float, seconds: float) -> Result:
+    """Places in voxels; yaws in degrees up to one turn per prototype."""
+    sequence, order = [], []
+    for scene in range(len(scenery)):
+        mine = (joint.finds.instant == scene).nonzero()[:, 0]
+        found = predicted_boxes(joint, scenery, scene)
+        sequence.append(instant(scenery, scene, found, len(order)))
+        order += mine.tolist()
+    scores, which = joint.finds.score.numpy()[order], joint.finds.which.numpy()[order]
+    ap = tuple(average_precision(sequence, scores, least) for least in (0.5, 0.7))
+    matches = match(sequence, 0.5, len(order), len(scenery.scene))
+    prototype, kind = which[matches.pairs[:, 1]], scenery.kind[matches.pairs[:, 2]]
+    counts = np.zeros((len(joint.prototypes), scenery.kind.max() + 1), dtype=int)
+    np.add.at(counts, (prototype, kind), 1)
+    apart = matches.boxes[:, 0] - matches.boxes[:, 1]
+    place = np.linalg.norm(apart[:, :2], axis=1) / scenery.grid.voxel_size
+    yaw = [_spread(apart[(prototype == k) & (kind == counts[k].argmax()), 6])
+           for k in np.unique(prototype)]  # fmt: skip
+    used = len(np.unique(which))
+    score = v_measure(counts).v_measure if len(matches.pairs) else 0.0
+    return Result(ap, score, used, place, np.concatenate([*yaw, []]), loss, seconds)
+
+
+def _spread(turns: np.ndarray) -> np.ndarray:
+    """Degrees from the turn that most share: which way a prototype looks is its own choice."""
+    if not len(turns):
+        return turns
+    nearness = np.abs(wrap_angle(turns[:, None] - turns)).sum(axis=1)
+    return np.rad2deg(np.abs(wrap_angle(turns - turns[nearness.argmin()])))
+
+
+def start_shape(seen: Tensor, scenery: Scenery) -> tuple[int, int, int]:
+    side = round(SIDE_M / scenery.grid.voxel_size / 4) * 2
+    return seen.shape[2] // 2, side, side
+
+
+def learn(scenery: Scenery, start: str, options: Options, seed: int) -> Joint:
+    random = torch.Generator().manual_seed(seed)
+    seen = evidence(scenery)
+    first = random_prototypes(options.prototypes, start_shape(seen, scenery), random)
+    looks = (Looks.of(1), Looks.of(YAWS)) if "before" in start else ()
+    return learn_jointly(seen, scenery.grid.voxel_size, SIZE_M, first, random, looks)
+
+
+def study(options: Options, seed: int, note: Callable[[str, Result], None]) -> Joint:
+    scenery = make_scenery(things_of(seed, 3), options.scenes, seed, options.resolution)
+    background = torch.from_numpy(scenery.ground)
+    for start in options.starts:
+        begin = time.process_time()
+        joint = learn(scenery, start, options, seed)
+        _, loss = descend(joint, scenery.views, scenery.grid, background, 0.0, 1)
+        note(start, measure(joint, scenery, loss, time.process_time() - begin))
+        begin = time.process_time()
+        joint, loss = descend(joint, scenery.views, scenery.grid, background, 0.0, options.steps)
+        seconds = time.process_time() - begin
+        note(f"{start}, then by gradient", measure(joint, scenery, loss, seconds))
+    return joint
+
+
+def table(results: dict[str, list[Result]]) -> str:
+    columns = ("start", "AP@.5", "worst", "AP@.7", "V-measure", "worst", "prototypes",
+               "centre, voxels", "yaw, °", "90 %", "loss × 1000", "CPU s")  # fmt: skip
+    rows = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for name, found in results.items():
+        half, tight, v = (
+            np.array(values) for values in zip(*((*r.ap, r.v) for r in found), strict=True)
+        )
+        place, yaw = (
+            np.concatenate([getattr(r, part) for r in found]) for part in ("place", "yaw")
+        )
+        cells = (
+            name, f"{half.mean():.3f}", f"{half.min():.3f}", f"{tight.mean():.3f}",
+            f"{v.mean():.3f}", f"{v.min():.3f}", f"{np.mean([r.used for r in found]):.1f}",
+            f"{np.median(place):.2f}", f"{np.median(yaw):.1f}", f"{np.quantile(yaw, 0.9):.1f}",
+            f"{1000 * np.mean([r.loss for r in found]):.2f}",
+            f"{np.mean([r.seconds for r in found]):.0f}",
+        )  # fmt: skip
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def main(options: Options) -> None:
+    torch.set_num_threads(1)
+    results: dict[str, list[Result]] = {}
+    pictures = []
+    for seed in options.seeds:
+
+        def note(name: str, result: Result, seed: int = seed) -> None:
+            results.setdefault(name, []).append(result)
+            print(f"seed {seed}: {table({name: [result]}).splitlines()[-1]}", flush=True)
+
+        joint = study(options, seed, note)
+        alpha = joint.prototypes[:, 3:]
+        straight = torch.cat([joint.prototypes[:, :3] / alpha.clamp(min=1e-3), alpha], dim=1)
+        pictures.append(np.concatenate([from_above(v) for v in straight[:3]], axis=1))
+    title = (
+        f"{options.scenes} instants of 3 or 4 things of 3 kinds at {options.resolution}³, "
+        f"{options.prototypes} prototypes to begin with, "
+        f"seeds {', '.join(map(str, options.seeds))}."
+    )
+    text = "\n".join([title, "", table(results)])
+    print(text)
+    options.out.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.concatenate(pictures)).save(options.out / "joint.png")
+    if options.results:
+        write_between_markers(options.results, "joint", text)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))
