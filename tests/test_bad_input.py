@@ -90,7 +90,7 @@ def test_a_folder_of_no_layout(base: Path, tmp_path: Path, layout: str) -> None:
     with pytest.raises(Refused, match="more than one layout fits; give --format"):
         load(tmp_path / "lidar")
     (tmp_path / "empty/velodyne").mkdir()
-    with pytest.raises(Refused, match="LiDAR recordings are not read yet"):
+    with pytest.raises(Refused, match="recording has 0 sweeps"):
         load(tmp_path / "empty")
     file = next(file for file in (base / layout).rglob("*.png"))
     with pytest.raises(Refused, match="not a folder"):

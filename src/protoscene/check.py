@@ -32,6 +32,8 @@ class Summary:
     without_depth: float
     """Fraction of pixels where nothing returned."""
     empty_depth_pictures: int
+    points: int = 0
+    """Points of all LiDAR sweeps; depths are then distances from the sensor."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def check(
     intrinsics: tuple[float, float, float, float] | None = None,
     progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
 ) -> Checked:
-    """Open a recording and decode every picture; never raises Refused.
+    """Open a recording and decode every picture or sweep; never raises Refused.
 
     One problem is listed for each frame, besides those of the manifest and of the whole: no depth
     in any picture. The arguments are those of :func:`protoscene.formats.load`;
@@ -58,12 +60,13 @@ def check(
     summary = None
     with kept(problems):
         recording = open_recording(path, format, intrinsics, problems)
-        summary = _read_all(recording, problems, progress)
+        read_all = _read_sweeps if recording.sweeps else _read_pictures
+        summary = read_all(recording, problems, progress)
     once = {str(problem): problem for problem in problems}  # a fault at the top hits every frame
     return Checked(list(once.values()), summary)
 
 
-def _read_all(
+def _read_pictures(
     recording: Recording, problems: list[Refused], progress: Callable[[str, int, int], None]
 ) -> Summary | None:
     samples, n_pixels, n_returned, n_empty, n_read = [], 0, 0, 0, 0
@@ -98,4 +101,31 @@ def _read_all(
         depth_percentiles=percentiles,
         without_depth=1 - n_returned / n_pixels,
         empty_depth_pictures=n_empty,
+    )
+
+
+def _read_sweeps(
+    recording: Recording, problems: list[Refused], progress: Callable[[str, int, int], None]
+) -> Summary | None:
+    samples, n_points = [], 0
+    for index in range(len(recording.sweeps)):
+        progress("check", index, len(recording.sweeps))
+        with kept(problems):
+            distance = np.linalg.norm(recording.sweep(index).points, axis=1)
+            n_points += distance.size
+            samples.append(distance[:: max(1, distance.size // _SAMPLES)])
+    if not samples:
+        return None
+    low, middle, high = np.percentile(np.concatenate(samples), [1, 50, 99])
+    return Summary(
+        instants=len(recording),
+        pictures=0,
+        cameras=(),
+        sizes=(),
+        first_time=recording.times[0],
+        last_time=recording.times[-1],
+        depth_percentiles=(float(low), float(middle), float(high)),
+        without_depth=0.0,
+        empty_depth_pictures=0,
+        points=n_points,
     )

@@ -1,4 +1,4 @@
-"""A posed RGB-D recording: instants, each seen by one or more cameras, read lazily.
+"""A posed recording: instants, each seen by cameras with depth or by a LiDAR, read lazily.
 
 A format (``formats/``) lists the frames and knows how to read one; everything else sees only
 :class:`Recording`.
@@ -7,7 +7,7 @@ A format (``formats/``) lists the frames and knows how to read one; everything e
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,28 +42,60 @@ class View:
     depth: Float[np.ndarray, "h w"]
 
 
-class Recording:
-    """Instants × views. ``frames`` in time order; those of equal time are one instant.
+@dataclass(frozen=True, eq=False)
+class SweepEntry:
+    """One turn of a LiDAR, not yet read; ``world_from_sensor`` is a rigid (4, 4) matrix."""
 
-    ``read(frame)`` returns the frame's view and raises :class:`protoscene.errors.Refused`, naming
-    the file, where it cannot. ``source`` is what the user gave, for messages. ``sha256`` is the
-    hash of every file used, or a function that finds it when it is first asked for.
+    time: float
+    world_from_sensor: Float[np.ndarray, "4 4"]
+    file: Path
+
+
+@dataclass(frozen=True, eq=False)
+class Sweep:
+    """One turn of a LiDAR, read: where its rays ended (sensor frame, metres; the sensor is at the
+    origin) and how much came back, in [0, 1]."""
+
+    time: float
+    world_from_sensor: Float[np.ndarray, "4 4"]
+    points: Float[np.ndarray, "n 3"]
+    intensity: Float[np.ndarray, " n"]
+
+    @property
+    def world_points(self) -> Float[np.ndarray, "n 3"]:
+        """The ends of the rays in the world, float64."""
+        rotation, translation = self.world_from_sensor[:3, :3], self.world_from_sensor[:3, 3]
+        return self.points.astype(np.float64) @ rotation.T + translation
+
+
+class Recording:
+    """Instants × views. ``frames`` in time order; those of equal time are one instant. Of a LiDAR
+    there are ``sweeps`` instead, one an instant.
+
+    ``read(frame)`` returns the frame's view, ``read_sweep(entry)`` the sweep; they raise
+    :class:`protoscene.errors.Refused`, naming the file, where they cannot. ``source`` is what the
+    user gave, for messages. ``sha256`` is the hash of every file used, or a function that finds it
+    when it is first asked for.
     """
 
     def __init__(
         self,
         source: Path,
         frames: list[Frame],
-        read: Callable[[Frame], View],
+        read: Callable[[Frame], View] | None = None,
         sha256: str | Callable[[], str] = "",
+        sweeps: Sequence[SweepEntry] = (),
+        read_sweep: Callable[[SweepEntry], Sweep] | None = None,
     ) -> None:
         self.source = source
+        self.sweeps = sorted(sweeps, key=lambda s: s.time)
+        self._read_sweep = read_sweep
         self.frames = sorted(frames, key=lambda f: (f.time, f.camera_name))
         self._sha256 = sha256
         self._read = read
         self._cache: OrderedDict[int, View] = OrderedDict()
         self._cached_bytes = 0
-        self.times = tuple(sorted({f.time for f in self.frames}))
+        self.times = tuple(sorted({f.time for f in self.frames} | {s.time for s in self.sweeps}))
         self._instants: list[list[int]] = [[] for _ in self.times]
         place = {time: i for i, time in enumerate(self.times)}
         for i, frame in enumerate(self.frames):
@@ -88,6 +120,7 @@ class Recording:
         if index in self._cache:
             self._cache.move_to_end(index)
             return self._cache[index]
+        assert self._read is not None
         view = self._read(self.frames[index])
         self._cache[index] = view
         self._cached_bytes += view.colour.nbytes + view.depth.nbytes
@@ -95,6 +128,11 @@ class Recording:
             _, old = self._cache.popitem(last=False)
             self._cached_bytes -= old.colour.nbytes + old.depth.nbytes
         return view
+
+    def sweep(self, index: int) -> Sweep:
+        """The points of ``sweeps[index]``, from disk."""
+        assert self._read_sweep is not None
+        return self._read_sweep(self.sweeps[index])
 
     def forget(self) -> None:
         """Empty the cache: for who reads many recordings and keeps what was read."""

@@ -108,10 +108,13 @@ def say_summary(summary: Summary) -> None:
     """What a recording holds, one fact a line."""
     facts = {
         "instants": f"{summary.instants}, {summary.first_time:g} to {summary.last_time:g} s",
-        "pictures": f"{summary.pictures} of {', '.join(summary.sizes)} pixels",
-        "cameras": ", ".join(summary.cameras),
-        "without depth": f"{summary.without_depth:.1%} of all pixels",
     }
+    if summary.points:
+        facts["sweeps"] = f"{summary.instants} of {summary.points / summary.instants:.0f} points"
+    else:
+        facts["pictures"] = f"{summary.pictures} of {', '.join(summary.sizes)} pixels"
+        facts["cameras"] = ", ".join(summary.cameras)
+        facts["without depth"] = f"{summary.without_depth:.1%} of all pixels"
     if summary.empty_depth_pictures:
         facts["empty depth"] = f"{summary.empty_depth_pictures} pictures"
     if summary.depth_percentiles:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from protoscene.errors import Refused
 from protoscene.formats.frames import Listing, recording_of
+from protoscene.formats.kitti import FOLDER, read_kitti
 from protoscene.formats.problems import Problems
 from protoscene.formats.seven_scenes import NAME, read_seven_scenes
 from protoscene.formats.transforms import MANIFEST, read_cameras, read_transforms
@@ -19,13 +20,13 @@ from protoscene.recording import Recording
 
 __all__ = ["LAYOUTS", "load", "open_recording", "read_cameras"]
 
-LAYOUTS = ("transforms", "tum", "7scenes")
+LAYOUTS = ("transforms", "tum", "7scenes", "kitti")
 
 
 def load(
     path: str | Path, format: str | None = None, intrinsics: Sequence[float] | None = None
 ) -> Recording:
-    """The recording in the folder ``path``; pictures are read when asked for.
+    """The recording in the folder ``path``; pictures and sweeps are read when asked for.
 
     ``path`` may also be a manifest of the ``transforms`` layout by itself. ``format`` is one of
     ``LAYOUTS``, recognised from the files when left out; ``intrinsics`` are fx, fy, cx, cy in
@@ -50,6 +51,10 @@ def open_recording(
         raise Refused(root, "recording", problem, expected="a recording's folder")
     try:
         layout = format or ("transforms" if manifest else _recognised(root))
+        if layout == "kitti":
+            if intrinsics is not None:
+                raise Refused(root, "--intrinsics", "a LiDAR recording has no cameras", intrinsics)
+            return read_kitti(root, problems)
         listing = _listing(layout, root, manifest or root / MANIFEST, intrinsics, problems)
     except PermissionError as error:
         raise Refused(root, "recording", f"folder cannot be read: {error.strerror}") from error
@@ -75,8 +80,6 @@ def _listing(
         return read_tum(root, given, problems)
     if layout == "7scenes":
         return read_seven_scenes(root, given, problems)
-    if layout == "kitti":
-        raise Refused(root, "format", "LiDAR recordings are not read yet", got="kitti")
     raise Refused(root, "--format", "unknown layout", got=layout, expected=", ".join(LAYOUTS))
 
 
@@ -87,7 +90,7 @@ def _recognised(root: Path) -> str:
         "transforms": MANIFEST in names,
         "tum": bool(names & {"rgb.txt", "groundtruth.txt"}),
         "7scenes": any(NAME.fullmatch(name) for name in names),
-        "kitti": "velodyne" in names,
+        "kitti": FOLDER in names,
     }
     layouts = [layout for layout, is_there in found.items() if is_there]
     if len(layouts) > 1:

@@ -57,7 +57,7 @@ def recording_of(root: Path, listing: Listing, problems: Problems) -> Recording:
     files = [*listing.described_by]
     for frame in good:
         files += [frame.colour_file, frame.depth_file]
-    return Recording(root, list(good), read_frame, sha256=lambda: _sha256(root, files))
+    return Recording(root, list(good), read_frame, sha256=lambda: sha256_of(root, files))
 
 
 def read_frame(frame: Frame) -> View:
@@ -107,7 +107,7 @@ def _require_distinct_names(root: Path, frames: Iterable[PictureFrame]) -> None:
                 raise Refused(file, field, "name differs only in case or Unicode form", f"{got}")
 
 
-def _sha256(root: Path, files: Iterable[Path]) -> str:
+def sha256_of(root: Path, files: Iterable[Path]) -> str:
     """Hash of the names and the contents of all files, in order of their names."""
     total = hashlib.sha256()
     for name, file in sorted({file.relative_to(root).as_posix(): file for file in files}.items()):
