@@ -20,7 +20,7 @@ from cart_recordings import PATHS, VOXEL, write_both
 from moving_boxes import CART_DIMS
 from protoscene import cli
 from protoscene.dictionary import merge
-from protoscene.distil import a_detector, distil, shared_loss
+from protoscene.distil import a_detector, distil, shared_loss, steps_within
 from protoscene.errors import Refused
 from protoscene.farm import discover_all
 from protoscene.formats import load
@@ -61,7 +61,7 @@ def learn_command(recordings: list[Path], model: Path, *more: object) -> list[ob
 def undisturbed(recordings: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("undisturbed")
     said = place / "said.txt"
-    assert begun(*learn_command(recordings, place / "model"), said=said).wait(300) == 0, (
+    assert begun(*learn_command(recordings, place / "model"), said=said).wait(600) == 0, (
         said.read_text()
     )
     assert sorted(p.name for p in place.iterdir()) == ["model", "said.txt"]  # no work is left
@@ -78,7 +78,7 @@ def test_both_recordings_share_one_prototype(undisturbed: Path) -> None:
 
 
 def test_killed_and_resumed_it_gives_the_same_model(
-    recordings: list[Path], undisturbed: Path, tmp_path: Path
+    recordings: list[Path], undisturbed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model, said = tmp_path / "model", tmp_path / "said.txt"
     work = tmp_path / "model.work"
@@ -88,10 +88,10 @@ def test_killed_and_resumed_it_gives_the_same_model(
             assert process.poll() is None, said.read_text()
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
-        assert process.wait(20) == -signal.SIGKILL
+        assert process.wait(60) == -signal.SIGKILL
     assert not model.exists()
-    refused = begun(*learn_command(recordings, model), said=said)
-    assert refused.wait(60) == 2 and "--resume goes on, or remove it" in said.read_text()
+    assert cli.main([str(a) for a in learn_command(recordings, model)[2:]]) == 2
+    assert "--resume goes on, or remove it" in capsys.readouterr().err
     before = (work / "scenes" / "0" / "scene.json").stat().st_mtime_ns
     process = begun(*learn_command(recordings, model, "--resume"), said=said)
     while process.poll() is None:
@@ -112,7 +112,7 @@ def test_two_processes_learn_what_one_does(
     launch = ["-m", "torch.distributed.run", "--nproc-per-node", 2, "--master-addr", "127.0.0.1",
               "--master-port", 31511 + os.getpid() % 2000]  # fmt: skip
     command = learn_command(recordings, tmp_path / "model", "--json")
-    assert begun(*launch, *command, said=said).wait(300) == 0, said.read_text()
+    assert begun(*launch, *command, said=said).wait(600) == 0, said.read_text()
     assert said.read_text().count('"prototypes": 1') == 1  # one of them speaks
     one, two = load_model(undisturbed), load_model(tmp_path / "model")
     for name, weight in one.detector.state_dict().items():
@@ -210,7 +210,7 @@ def test_a_farm_finds_the_same(recordings: list[Path], scenes: Path, tmp_path: P
     pytest.importorskip("ray")
     said = tmp_path / "said.txt"
     arguments = ("-c", FARM, "local", VOXEL, tmp_path / "farmed", *recordings)
-    assert begun(*arguments, said=said).wait(300) == 0, said.read_text()
+    assert begun(*arguments, said=said).wait(600) == 0, said.read_text()
     assert said.read_text().startswith("discover 0 2\n")
     assert files_of(tmp_path / "farmed") == files_of(scenes)
 
@@ -225,7 +225,7 @@ def test_what_a_farm_refuses_is_said(recordings: list[Path], tmp_path: Path) -> 
         ("local", one, "c0-3.png: "), ("no such address", recordings[0], "--ray: no cluster"),
     ):  # fmt: skip
         arguments = ("-c", FARM, address, VOXEL, tmp_path / "farmed", recording)
-        assert begun(*arguments, said=said).wait(300) == 1
+        assert begun(*arguments, said=said).wait(600) == 1
         assert refusal in said.read_text().splitlines()[-1]
 
 
@@ -298,3 +298,66 @@ def test_a_finished_model_is_left_as_it_is(
     assert cli.main([*command[:-3], "--seed", "2", "--resume"]) == 2
     assert "made from another seed (got 1, expected 2)" in capsys.readouterr().err
     assert files_of(undisturbed) == before
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_it_says_how_to_go_on(
+    recordings: list[Path], scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int,
+) -> None:  # fmt: skip
+    shutil.copytree(scenes, tmp_path / "model.work" / "scenes")
+    steps = 0
+
+    def interrupted(detector: Any, batch: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        if steps == 2:
+            os.kill(os.getpid(), number)
+        return shared_loss(detector, batch)
+
+    monkeypatch.setattr("protoscene.distil.shared_loss", interrupted)
+    command = ["learn", *map(str, recordings), "-o", str(tmp_path / "model"), "--resume",
+               "--voxel-size", str(VOXEL), "--steps", "45"]  # fmt: skip
+    assert cli.main(command) == code
+    note, error = capsys.readouterr().err.splitlines()[-2:]
+    assert note.endswith("model.work; --resume goes on from there") and "error: " in error
+    assert (tmp_path / "model.work" / "training" / "step-00000002").is_dir()
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_run_that_diverges_fails_and_keeps_its_last_good_state(
+    recordings: list[Path], scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    shutil.copytree(scenes, tmp_path / "model.work" / "scenes")
+    steps = 0
+
+    def diverging(detector: Any, batch: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        terms = shared_loss(detector, batch)
+        return terms if steps < 3 else {**terms, "turn": terms["turn"] * torch.inf}
+
+    monkeypatch.setattr("protoscene.distil.shared_loss", diverging)
+    command = ["learn", *map(str, recordings), "-o", str(tmp_path / "model"), "--resume",
+               "--voxel-size", str(VOXEL), "--steps", "6"]  # fmt: skip
+    assert cli.main(command) == 3
+    assert "training diverged at step 2: turn is inf" in capsys.readouterr().err
+    assert (tmp_path / "model.work" / "training" / "step-00000002").is_dir()
+
+
+def test_the_minutes_are_planned_once(
+    recordings: list[Path], scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = [load(r) for r in recordings]
+    found = [load_scene(scenes / str(k)) for k in range(2)]
+    region = choose_grid(read[0], None, (0.0, 0.0, 0.0, *region_size(found)))
+    samples = samples_of(read, found, merge(found), region)
+    detector = a_detector(1, region.shape, 0)
+    before = [p.clone() for p in detector.parameters()]
+    steps = steps_within(1.0, detector, samples, tmp_path, ALONE)
+    assert 1 < steps < 6000
+    assert all(torch.equal(p, q) for p, q in zip(before, detector.parameters(), strict=True))
+    monkeypatch.setattr("protoscene.distil._seconds_a_step", lambda *_: 1e9)
+    assert steps_within(1.0, detector, samples, tmp_path, ALONE) == steps
+    assert steps_within(2.0, detector, samples, tmp_path, ALONE) == 1

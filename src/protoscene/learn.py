@@ -41,7 +41,7 @@ class Learning:
 
 def learn(
     recordings: Sequence[Recording],
-    work: Path,
+    work: str | Path,
     settings: Learning = Learning(),
     ray: str | None = None,
     workers: int = 0,
@@ -57,6 +57,7 @@ def learn(
     Raises Refused where nothing that moved is found, or where ``work`` is of another run; Failed
     where the training diverges.
     """
+    work = Path(work)
     with ranks() as group:
         scenes = discover_all(
             recordings, work / "scenes", group, settings.voxel_size, settings.seed, ray, progress
