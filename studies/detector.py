@@ -10,6 +10,7 @@ the number of threads.
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -35,6 +36,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from protoscene.dictionary import merge
+from protoscene.geometry import Grid
 from protoscene.labels import Labels, labels_at
 from protoscene.matching import average_precision, instants, match
 from protoscene.network_input import network_input
@@ -194,6 +196,20 @@ def measure(options: Options, kind: str, seed: int) -> dict[str, dict[str, float
     return results
 
 
+def seconds(options: Options) -> dict[str, float]:
+    """Median wall seconds of an instant from pictures to boxes, reading the pictures apart."""
+    (recording,), _ = recordings(options.data, options.test[:1])
+    views, taken = list(recording.views(0)), {}
+    for name, grid in (("128×128×32", GRID), ("256³", Grid(GRID.origin, 0.025, (256, 256, 256)))):
+        detector, times = Detector(len(KINDS), grid.shape), []
+        for _ in range(6):
+            start = time.perf_counter()
+            detect(detector, network_input(ViewStack.of(views), grid), grid)
+            times.append(time.perf_counter() - start)
+        taken[name] = float(np.median(times[1:]))  # the first compiles
+    return taken
+
+
 def markdown(options: Options, results: dict[str, list[dict[str, dict[str, float]]]]) -> str:
     titles = [title for title, _ in COLUMNS.values()]
     lines = ["| labels | cameras | " + " | ".join(titles) + " | training, CPU minutes |"]
@@ -227,6 +243,11 @@ def spread(values: list[float], digits: int) -> str:
 def main(options: Options) -> None:
     results = {kind: [measure(options, kind, s) for s in options.seeds] for kind in options.labels}
     table = markdown(options, results)
+    each = ", ".join(f"{s:.2f} s at {name}" for name, s in seconds(options).items())
+    table += (
+        f"\n\nOne instant, pictures read, to boxes: {each} (median of 5; {torch.get_num_threads()} "
+        f"threads; load {os.getloadavg()[0]:.1f})."
+    )
     print(table)
     if options.results is not None:
         write_between_markers(options.results, "detector", table)
