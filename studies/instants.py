@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,50 +61,66 @@ def scene_grid(resolution: int) -> Grid:
 def make_scenery(
     things: list[Thing], n: int, seed: int, resolution: int = 64, most_sides: int = 4
 ) -> Scenery:
-    """``n`` scenes of three or four of the things each, in random places and yaws; every second
-    thing after a scene's first touches another."""
-    random = np.random.default_rng([seed, 1])
+    """``n`` scenes as :func:`whole_scenes` makes them, each seen from one to ``most_sides``."""
     grid = scene_grid(resolution)
-    ground = np.zeros((4, *grid.shape), np.float32)
-    ground[:3, grid.centres()[..., 2] < 0] = np.float32(GROUND)[:, None]
-    ground[3] = grid.centres()[..., 2] < 0
     views, rows, visible = [], [], []
-    for scene in range(n):
-        placed = [
-            _placed(thing, int(kind), grid, random)
-            for kind in random.integers(len(things), size=int(random.integers(3, 5)))
-            for thing in [things[kind]]
-        ]
-        kept = _apart(placed, random)
-        whole = ground.copy()
-        for piece in kept:
-            whole = np.where(piece.rgba[3] > 0, piece.rgba, whole)
+    drawn = whole_scenes(things, n, seed, resolution)
+    for scene, (whole, pieces, random) in enumerate(drawn):
         view = seen(whole, sides(random, most_sides), random)
         views.append(Target(view.rgba, view.known))
-        for piece in kept:
+        for piece in pieces:
             shown = (view.rgba[3] > 0) & (piece.rgba[3] > 0)
             visible.append(shown.sum() >= LEAST_SEEN * (piece.rgba[3] > 0).sum())
             rows.append((scene, piece.kind, *piece.box))
     table = np.array(rows)
     return Scenery(
-        grid, ground, views, table[:, 0].astype(int), table[:, 1].astype(int), table[:, 2:],
-        np.array(visible),
+        grid, _ground(grid), views, table[:, 0].astype(int), table[:, 1].astype(int),
+        table[:, 2:], np.array(visible),
     )  # fmt: skip
 
 
+def whole_scenes(
+    things: list[Thing], n: int, seed: int, resolution: int
+) -> Iterator[tuple[np.ndarray, list[Piece], np.random.Generator]]:
+    """``n`` solid scenes of three or four of the things each, in random places and yaws; every
+    second thing touches the one before. With what goes on drawing."""
+    random = np.random.default_rng([seed, 1])
+    grid = scene_grid(resolution)
+    for _ in range(n):
+        placed = [
+            _placed(things[kind], int(kind), grid, random)
+            for kind in random.integers(len(things), size=int(random.integers(3, 5)))
+        ]
+        kept = _apart(placed, random)
+        whole = _ground(grid)
+        for piece in kept:
+            whole = np.where(piece.rgba[3] > 0, piece.rgba, whole)
+        yield whole, kept, random
+
+
+def _ground(grid: Grid) -> Float[np.ndarray, "4 z y x"]:
+    ground = np.zeros((4, *grid.shape), np.float32)
+    below = grid.centres()[..., 2] < 0
+    ground[:3, below] = np.float32(GROUND)[:, None]
+    ground[3] = below
+    return ground
+
+
 @dataclass(frozen=True, eq=False)
-class _Piece:
+class Piece:
+    """A thing as voxels of a whole scene, and its box."""
+
     kind: int
     rgba: Float[np.ndarray, "4 z y x"]
     box: Float[np.ndarray, "7"]
 
-    def moved(self, columns: int, lines: int, voxel: float) -> _Piece:
+    def moved(self, columns: int, lines: int, voxel: float) -> Piece:
         box = self.box.copy()
         box[:2] += (columns * voxel, lines * voxel)
-        return _Piece(self.kind, np.roll(self.rgba, (lines, columns), (2, 3)), box)
+        return Piece(self.kind, np.roll(self.rgba, (lines, columns), (2, 3)), box)
 
 
-def _placed(thing: Thing, kind: int, grid: Grid, random: np.random.Generator) -> _Piece:
+def _placed(thing: Thing, kind: int, grid: Grid, random: np.random.Generator) -> Piece:
     """In the middle of the scene, off by part of a voxel, at any yaw."""
     (x, y), yaw = random.uniform(-0.5, 0.5, 2) * grid.voxel_size, random.uniform(-np.pi, np.pi)
     height = thing.size_m[2]
@@ -111,12 +128,12 @@ def _placed(thing: Thing, kind: int, grid: Grid, random: np.random.Generator) ->
         (*grid.origin[:2], grid.origin[2] - height / 2), grid.voxel_size, grid.shape
     )  # solid has the box's middle at z = 0
     box = np.array([x, y, height / 2, *thing.size_m, yaw])
-    return _Piece(kind, solid(thing, lowered, x, y, yaw), box)
+    return Piece(kind, solid(thing, lowered, x, y, yaw), box)
 
 
-def _apart(pieces: list[_Piece], random: np.random.Generator) -> list[_Piece]:
+def _apart(pieces: list[Piece], random: np.random.Generator) -> list[Piece]:
     """Anywhere without overlap; every second one after the first is moved until it touches."""
-    kept: list[_Piece] = []
+    kept: list[Piece] = []
     voxel = SIDE_M / pieces[0].rgba.shape[-1]
     room = int(1.05 / voxel)
     taken = np.zeros(pieces[0].rgba.shape[2:], dtype=bool)
@@ -135,7 +152,7 @@ def _apart(pieces: list[_Piece], random: np.random.Generator) -> list[_Piece]:
 
 
 def _until_it_touches(
-    piece: _Piece, other: _Piece, taken: np.ndarray, random: np.random.Generator, room: int
+    piece: Piece, other: Piece, taken: np.ndarray, random: np.random.Generator, room: int
 ) -> Int[np.ndarray, "2"]:
     """The shift (columns, lines) at which it comes from afar and is about to overlap."""
     angle = random.uniform(0, 2 * np.pi)
