@@ -1,11 +1,14 @@
 """Dictionary and placements learnt together by reconstruction: no labels, no motion.
 
     python studies/joint.py --results docs/results.md
+    python studies/joint.py --world fleet --seeds 0 4 6 --results docs/results.md
 
 Single instants of three kinds of things, three or four at a time, some touching, seen from one to
-four sides. EM (`protoscene.joint`) starts from random prototypes, then all goes on by gradient
-through compose_loss on the whole 64³ scenes. Every row is measured on the same scenes: a box counts
-if it overlaps a true one by half or by .7; V-measure is that of prototypes against kinds.
+four sides. EM (`protoscene.joint`) starts from random prototypes, or from the dictionary that
+`discover` found in a recording where these things move (``--world fleet``), then all goes on by
+gradient through compose_loss on the whole 64³ scenes. Every row is measured on the same scenes: a
+box counts if it overlaps a true one by half or by .7; V-measure is that of prototypes against
+kinds.
 """
 
 from __future__ import annotations
@@ -14,21 +17,35 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 import tyro
+from fleet import scenes, settings
 from instants import Scenery, evidence, instant, make_scenery, things_of
 from PIL import Image
 from results_page import write_between_markers
 from solids import from_above
 from torch import Tensor
 
+from protoscene.compose import compose
 from protoscene.gains import Looks
-from protoscene.geometry import wrap_angle
-from protoscene.joint import YAWS, Joint, boxes, descend, learn_jointly, random_prototypes
+from protoscene.geometry import Grid, wrap_angle
+from protoscene.joint import (
+    COLD,
+    YAWS,
+    Joint,
+    boxes,
+    descend,
+    learn_jointly,
+    random_prototypes,
+)
 from protoscene.matching import average_precision, match
+from protoscene.placements import Placements
+from protoscene.scene import Scene
 from protoscene.score import v_measure
+from protoscene.synth.layout import make_layout
 
 SIZE_M = 0.45
 """About how wide things are: what centre-surround looks for."""
@@ -46,7 +63,12 @@ class Options:
     prototypes: int = 6
     steps: int = 40
     """Of the gradient."""
-    starts: tuple[str, ...] = ("random", "random, places before yaws")
+    world: Literal["kinds", "fleet"] = "kinds"
+    """Any three kinds by seed, or the first three of studies/fleet.py's recording of that seed."""
+    starts: tuple[str, ...] = ()
+    """Left out: all that there are."""
+    data: Path = Path("build/detector")
+    """Folder of the fleet's recordings, and of what was discovered in them."""
     out: Path = Path("out/studies")
     results: Path | None = None
     """Markdown file whose part about this study is replaced."""
@@ -111,18 +133,40 @@ def start_shape(seen: Tensor, scenery: Scenery) -> tuple[int, int, int]:
     return seen.shape[2] // 2, side, side
 
 
+def laid(scene: Scene, shape: tuple[int, int, int], voxel: float) -> Tensor:
+    """(K, 4, z, y, x): a scene's prototypes on other voxels, standing; colours times occupancy."""
+    _, ny, nx = shape
+    grid = Grid((-nx * voxel / 2, -ny * voxel / 2, 0.0), voxel, shape)
+    heights = {o.prototype: o.dims_m[2] for o in scene.objects}
+    volumes = [
+        compose(scene.prototypes, Placements([k], [[0, 0, high / 2]]), grid).rgba.contiguous()
+        for k, high in sorted(heights.items())
+    ]
+    rgba = torch.stack(volumes).float()
+    return torch.cat([rgba[:, :3] * rgba[:, 3:], rgba[:, 3:]], dim=1)
+
+
 def learn(scenery: Scenery, start: str, options: Options, seed: int) -> Joint:
     random = torch.Generator().manual_seed(seed)
-    seen = evidence(scenery)
-    first = random_prototypes(options.prototypes, start_shape(seen, scenery), random)
+    seen, voxel = evidence(scenery), scenery.grid.voxel_size
+    shape = start_shape(seen, scenery)
+    if start == "dictionary":
+        (scene,) = scenes(options.data, options.data / "scenes", (("four", seed),))
+        return learn_jointly(
+            seen, voxel, SIZE_M, laid(scene, shape, 2 * voxel), random, temperature=COLD
+        )
+    first = random_prototypes(options.prototypes, shape, random)
     looks = (Looks.of(1), Looks.of(YAWS)) if "before" in start else ()
-    return learn_jointly(seen, scenery.grid.voxel_size, SIZE_M, first, random, looks)
+    return learn_jointly(seen, voxel, SIZE_M, first, random, looks)
 
 
 def study(options: Options, seed: int, note: Callable[[str, Result], None]) -> Joint:
-    scenery = make_scenery(things_of(seed, 3), options.scenes, seed, options.resolution)
+    fleet = options.world == "fleet"
+    things = list(make_layout(settings("four", seed)).things[:3]) if fleet else things_of(seed, 3)
+    scenery = make_scenery(things, options.scenes, seed, options.resolution)
+    every = ("random", "dictionary") if fleet else ("random", "random, places before yaws")
     background = torch.from_numpy(scenery.ground)
-    for start in options.starts:
+    for start in options.starts or every:
         begin = time.process_time()
         joint = learn(scenery, start, options, seed)
         _, loss = descend(joint, scenery.views, scenery.grid, background, 0.0, 1)
@@ -180,7 +224,8 @@ def main(options: Options) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.concatenate(pictures)).save(options.out / "joint.png")
     if options.results:
-        write_between_markers(options.results, "joint", text)
+        name = "joint" if options.world == "kinds" else "joint_fleet"
+        write_between_markers(options.results, name, text)
 
 
 if __name__ == "__main__":

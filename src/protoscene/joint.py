@@ -36,6 +36,8 @@ WINDOW = 3
 """A slot's prototype may lie so many voxels from the slot's middle, in x and in y."""
 YAWS = 36
 ROUNDS = 36
+COLD = 0.01
+"""Of annealing: a hundredth of what a slot shows makes a pose e times as likely."""
 SAME = 0.87
 """Two prototypes are one if one explains that share of what both did: halves of one kind explain
 .90 and more of each other, two kinds .83 at most."""
@@ -68,12 +70,14 @@ def learn_jointly(
     prototypes: Float[Tensor, "K 4 h q p"],
     random: torch.Generator,
     looks: Sequence[Looks] = (),
+    temperature: float = 0.3,
 ) -> Joint:
     """Prototypes and placements of instants in which things about ``size_m`` wide stand.
 
     ``seen`` has an even number of layers; ``prototypes``, to start from, have voxels twice as large
     and half as many layers. ``looks`` are what annealing tries, stage after stage; left out, all
-    yaws at once. Raises ValueError where no instant shows a thing.
+    yaws at once. Its ``temperature`` falls to ``COLD``, as it should be from the beginning where
+    the prototypes are known already. Raises ValueError where no instant shows a thing.
     """
     coarse = F.avg_pool3d(seen, 2)
     side = prototypes.shape[-1]
@@ -81,7 +85,7 @@ def learn_jointly(
     slots = slots_around(coarse, places, side + 2 * WINDOW)
     stages, all_yaws = looks or (Looks.of(YAWS),), Looks.of(YAWS)
     for i, stage in enumerate(stages):
-        hot = [assign.decayed(0.3, 0.01, (i + d) / len(stages)) for d in (0, 1)]
+        hot = [assign.decayed(temperature, COLD, (i + d) / len(stages)) for d in (0, 1)]
         prototypes = anneal(slots, prototypes, stage, random, ROUNDS // len(stages), *hot)
     prototypes, poses = settle(slots, prototypes, all_yaws)
     least = LEAST_GAIN * float(poses.gain.median())
