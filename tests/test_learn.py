@@ -24,7 +24,7 @@ from protoscene.distil import a_detector, distil, shared_loss, steps_within
 from protoscene.errors import Refused
 from protoscene.farm import discover_all
 from protoscene.formats import load
-from protoscene.learn import grid_of, region_size, samples_of
+from protoscene.learn import region_size, samples_of
 from protoscene.model import load_model
 from protoscene.observe import choose_grid
 from protoscene.ranks import Ranks
@@ -164,7 +164,7 @@ def test_labels_are_where_the_cart_is(recordings: list[Path], scenes: Path) -> N
     region = choose_grid(read[0], None, (0.0, 0.0, 0.0, *region_size(found)))
     samples = samples_of(read, found, merge(found), region)
     for r in range(2):
-        grid = grid_of(read[r], found[r], region)
+        grid = samples.grids[r]
         for i, labels in enumerate(samples.labels[r]):
             (box,) = labels.boxes[labels.weight > 0]
             assert np.linalg.norm(box[:2] - PATHS[r][i, :2]) < 0.03

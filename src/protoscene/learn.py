@@ -110,12 +110,11 @@ def _reach(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
     return centres.min(axis=0) - around, centres.max(axis=0) + around + above
 
 
-def grid_of(recording: Recording, scene: Scene, region: Grid) -> Grid:
-    """``region`` where the scene's things are: in their middle, at the bottom of what was seen."""
-    floor = choose_grid(recording, region.voxel_size).lower[2]
+def grid_of(scene: Scene, whole: Grid, region: Grid) -> Grid:
+    """``region`` where the scene's things are: in their middle, at the bottom of ``whole``."""
     lower, upper = _reach(scene) if scene.objects else (scene.grid.lower, scene.grid.upper)
     x, y = ((lower + upper) / 2 - region.size_m / 2)[:2]
-    return Grid((float(x), float(y), float(floor)), region.voxel_size, region.shape)
+    return Grid((float(x), float(y), whole.origin[2]), region.voxel_size, region.shape)
 
 
 def samples_of(
@@ -128,5 +127,6 @@ def samples_of(
             recordings, scenes, merged.which, merged.frames, strict=True
         )
     ]
-    grids = [grid_of(r, s, region) for r, s in zip(recordings, scenes, strict=True)]
-    return Samples(recordings, labels, grids, stride_of(region.shape))
+    wholes = [choose_grid(recording, region.voxel_size) for recording in recordings]
+    grids = [grid_of(s, w, region) for s, w in zip(scenes, wholes, strict=True)]
+    return Samples(recordings, labels, grids, stride_of(region.shape), wholes=wholes)

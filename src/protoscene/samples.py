@@ -26,6 +26,9 @@ from protoscene.targets import targets
 
 SHIFT = 0.1
 """Of the grid's sides: the farthest that a scene is moved over the ground."""
+AWAY = 0.25
+"""Share of samples that are taken anywhere in what was seen, not where the things are: a detector
+learns there what is none."""
 DEPTH_NOISE = 0.002
 """Standard deviation of a camera's relative error of depth."""
 BRIGHTNESS, TINT = 0.25, 0.05
@@ -61,7 +64,8 @@ class Motion:
 
 class Samples:
     """Draws samples from ``recordings``, whose things stand in ``grids`` (one each, all of one
-    shape and voxel size); ``labels[r][i]`` are of instant i of recording r. Pictures are kept in
+    shape and voxel size); ``labels[r][i]`` are of instant i of recording r. ``wholes`` are grids of
+    all that was seen of each recording, where they are wider than ``grids``. Pictures are kept in
     memory up to ``most_bytes`` and read again beyond. Raises ValueError where these do not fit."""
 
     def __init__(
@@ -71,6 +75,7 @@ class Samples:
         grids: Sequence[Grid],
         stride: int,
         most_bytes: int = 2**29,
+        wholes: Sequence[Grid] = (),
     ) -> None:
         if not len(recordings) == len(labels) == len(grids):
             raise ValueError("as many recordings as lists of labels and as grids are needed")
@@ -79,7 +84,7 @@ class Samples:
         if len({(g.shape, g.voxel_size) for g in grids}) != 1:
             raise ValueError("the grids must be of one shape and voxel size")
         self.recordings, self.labels, self.grids = recordings, labels, grids
-        self.stride, self.most_bytes = stride, most_bytes
+        self.stride, self.most_bytes, self.wholes = stride, most_bytes, wholes
         self.instants = [(r, i) for r, one in enumerate(recordings) for i in range(len(one))]
         self._stacks: OrderedDict[tuple[int, int], ViewStack] = OrderedDict()
         self._bytes = 0
@@ -99,6 +104,8 @@ class Samples:
         rng = np.random.default_rng([seed, step, index])
         r, i = self.instants[rng.integers(len(self.instants))]
         stack, grid = self._stack(r, i), self.grids[r]
+        if self.wholes and rng.random() < AWAY:
+            grid = _elsewhere(grid, self.wholes[r], rng)
         n = len(stack.depth)
         kept = np.sort(rng.permutation(n)[: rng.integers(1, n + 1)])
         reach = np.array([*(SHIFT * grid.size_m[:2]), grid.voxel_size])
@@ -136,6 +143,12 @@ class Samples:
             _, old = self._stacks.popitem(last=False)
             self._bytes -= old.depth.nbytes + old.colour.nbytes
         return stack
+
+
+def _elsewhere(grid: Grid, whole: Grid, rng: np.random.Generator) -> Grid:
+    """``grid`` about a random place of the ground of ``whole``, at its own height."""
+    x, y = rng.uniform(whole.lower, whole.upper)[:2] - grid.size_m[:2] / 2
+    return Grid((float(x), float(y), grid.origin[2]), grid.voxel_size, grid.shape)
 
 
 def moved_views(stack: ViewStack, grid: Grid, motion: Motion) -> ViewStack:
