@@ -20,7 +20,7 @@ observe network_input packing prototypes decoders placements motion assign compo
 heatmap gains slots joint
 scene layers surface edit sealed scene_json store ranks checkpoints training
 background propose follow crops register detail backdrop
-pieces symmetry mirror paint colours shape start refine dictionary discover
+pieces symmetry mirror paint colours shape start refine dictionary lidar discover
 labels targets samples networks model farm distil learn detect parse truth matching pose_errors
 shape_errors score_pictures score score_table export
 report synth cli""",

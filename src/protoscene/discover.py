@@ -14,7 +14,8 @@ from protoscene.detail import MOST_VOXELS, PICTURES
 from protoscene.dictionary import MOST_CELLS, Found, Kind, find_again, share, vacated
 from protoscene.errors import Refused
 from protoscene.follow import follow, merge_fragments
-from protoscene.geometry import Grid, centred_grid, wrap_angle
+from protoscene.geometry import Grid, centred_grid
+from protoscene.lidar import discover_sweeps
 from protoscene.memory import require
 from protoscene.mirror import mirror_plane
 from protoscene.observe import Progress, choose_grid, observe
@@ -37,7 +38,7 @@ def discover(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Scene:
-    """Background, moving things, their tracks and prototypes from a posed RGB-D recording.
+    """Background, moving things, their tracks and prototypes from a posed RGB-D or LiDAR recording.
 
     ``voxel_size`` (m) and ``bounds`` (x0 y0 z0 x1 y1 z1, m) of the grid are chosen from the data
     when left out. ``seed`` orders the instants of refinement. ``progress(stage, done, total)`` is
@@ -48,6 +49,13 @@ def discover(
     if len(recording) < 2:
         raise Refused(recording.source, "time", "nothing can move in one instant", len(recording),
                       "2 or more instants")  # fmt: skip
+    made_by: dict[str, str | int] = {
+        "command": "discover",
+        "seed": seed,
+        "recording_sha256": recording.sha256,
+    }
+    if recording.sweeps:
+        return replace(discover_sweeps(recording, voxel_size, bounds, progress), made_by=made_by)
     grid = choose_grid(recording, voxel_size, bounds)
     require(memory_plan(recording, grid), "try a larger --voxel-size or smaller --bounds")
 
@@ -62,9 +70,8 @@ def discover(
     kinds = share(refined.things, progress)
     again = find_again(recording, evidence, static, kinds, progress)
     return scene_of(
-        kinds, again, vacated(refined.background, kinds, again), recording.times,
-        {"command": "discover", "seed": seed, "recording_sha256": recording.sha256},
-    )  # fmt: skip
+        kinds, again, vacated(refined.background, kinds, again), recording.times, made_by
+    )
 
 
 def scene_of(
@@ -129,18 +136,7 @@ def propose_all(
 
 def _object(k: int, prototype: int, thing: Thing, times: tuple[float, ...]) -> SceneObject:
     """A thing as scene.json lists it: where it was not seen in between, it is interpolated."""
-    own = np.array([times[i] for i in thing.instants])
-    between = range(thing.instants[0], thing.instants[-1] + 1)
-    yaw = np.unwrap(thing.poses[:, 3])
-    time = np.array([times[i] for i in between])
-    centre = np.stack([np.interp(time, own, thing.poses[:, a]) for a in range(3)], axis=1)
-    track = Track(
-        time=time,
-        centre=centre,
-        yaw=wrap_angle(np.interp(time, own, yaw)),
-        scale=np.ones(len(time)),
-        visible=np.isin(list(between), thing.instants),
-    )
+    track = Track.through(times, thing.instants, thing.poses)
     return SceneObject(k, prototype, round(thing.score, 4), True, _triple(thing.dims), track)
 
 
@@ -158,11 +154,7 @@ def _mirror(kind: Kind) -> Mirror | None:
 
 def _standing(k: int, one: Found, kind: Kind, times: tuple[float, ...]) -> SceneObject:
     """What was found again: at one place at all instants."""
-    n = len(times)
-    track = Track(
-        time=np.array(times), centre=np.tile(one.pose[:3], (n, 1)), yaw=np.full(n, one.pose[3]),
-        scale=np.ones(n), visible=one.visible,
-    )  # fmt: skip
+    track = Track.standing(times, one.pose, one.visible)
     return SceneObject(k, one.kind, round(one.score, 4), False, _triple(kind.dims), track)
 
 

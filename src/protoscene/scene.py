@@ -27,6 +27,35 @@ class Track:
     scale: Float[np.ndarray, " n"]
     visible: Bool[np.ndarray, " n"]
 
+    @classmethod
+    def through(
+        cls, times: tuple[float, ...], instants: Sequence[int], poses: Float[np.ndarray, "n 4"]
+    ) -> Track:
+        """Of poses x y z yaw at some of a scene's instants, in order: where it was not seen in
+        between, it is interpolated."""
+        own = np.array([times[i] for i in instants])
+        between = range(instants[0], instants[-1] + 1)
+        time = np.array([times[i] for i in between])
+        centre = np.stack([np.interp(time, own, poses[:, a]) for a in range(3)], axis=1)
+        return cls(
+            time=time,
+            centre=centre,
+            yaw=wrap_angle(np.interp(time, own, np.unwrap(poses[:, 3]))),
+            scale=np.ones(len(time)),
+            visible=np.isin(list(between), instants),
+        )
+
+    @classmethod
+    def standing(
+        cls, times: tuple[float, ...], pose: Float[np.ndarray, "4"], visible: Bool[np.ndarray, " n"]
+    ) -> Track:
+        """At one pose x y z yaw at all instants."""
+        n = len(times)
+        return cls(
+            time=np.array(times), centre=np.tile(pose[:3], (n, 1)), yaw=np.full(n, pose[3]),
+            scale=np.ones(n), visible=visible,
+        )  # fmt: skip
+
     def covers(self, time: float) -> bool:
         """Whether the object exists at ``time``: between its first and last instant."""
         return len(self.time) > 0 and bool(self.time[0] <= time <= self.time[-1])

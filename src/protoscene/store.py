@@ -30,7 +30,7 @@ from protoscene.scene_json import (
     symmetry_of,
 )
 from protoscene.sealed import Sealed, check_listing, read_listed, save_sealed
-from protoscene.volume import Background, Outside, Volume
+from protoscene.volume import Background, Outside, SparseVolume, Volume
 
 __all__ = ["OutputLock", "load_scene", "new_folder", "prepare_output", "save_scene", "write_file"]
 
@@ -117,6 +117,8 @@ def volume_bytes(volume: Volume, suffix: str) -> bytes:
 def _volume_tensors(
     volume: Volume, prefix: str = "", dtype: torch.dtype = torch.float16
 ) -> dict[str, Tensor]:
+    if isinstance(volume, SparseVolume):
+        return _sparse_tensors(volume)
     rgba = volume.rgba.detach()
     if not bool(((rgba > -ROUNDING) & (rgba < 1 + ROUNDING)).all()):
         raise Failed("a volume holds numbers outside of [0, 1], nothing was written")
@@ -125,6 +127,19 @@ def _volume_tensors(
         f"{prefix}rgba": rgba,
         f"{prefix}origin": torch.tensor(volume.grid.origin, dtype=torch.float64),
         f"{prefix}voxel_size": torch.tensor(volume.grid.voxel_size, dtype=torch.float64),
+    }
+
+
+def _sparse_tensors(volume: SparseVolume) -> dict[str, Tensor]:
+    values = volume.values.detach()
+    if not bool(((values > -ROUNDING) & (values < 1 + ROUNDING)).all()):
+        raise Failed("a volume holds numbers outside of [0, 1], nothing was written")
+    return {
+        "places": volume.places.to("cpu", torch.int64).contiguous(),
+        "values": values.clamp(0, 1).to("cpu", torch.float16).contiguous(),
+        "shape": torch.tensor(volume.grid.shape, dtype=torch.int64),
+        "origin": torch.tensor(volume.grid.origin, dtype=torch.float64),
+        "voxel_size": torch.tensor(volume.grid.voxel_size, dtype=torch.float64),
     }
 
 
@@ -160,9 +175,29 @@ def _volume(path: Path, tensors: Mapping[str, Tensor], prefix: str = "") -> Volu
         raise Refused(path, prefix + "origin", str(error)) from None
 
 
+def _sparse_volume(path: Path, tensors: Mapping[str, Tensor], grid: Grid) -> Volume:
+    """Of the occupied voxels alone, on a scene's grid."""
+    places, values, shape = (tensors.get(name) for name in ("places", "values", "shape"))
+    if places is None or places.dtype != torch.int64:
+        raise Refused(path, "places", "must be (n,) int64")
+    if shape is None or shape.dim() != 1 or tuple(shape.tolist()) != grid.shape:
+        raise Refused(path, "grid", "is another than that of scene.json")
+    if values is None or values.dim() != 2 or values.shape[1] != 4:
+        raise Refused(path, "values", "must be (n, 4)")
+    if not values.is_floating_point() or not bool(((values >= 0) & (values <= 1)).all()):
+        raise Refused(path, "values", "must be numbers in [0, 1]")
+    try:
+        return SparseVolume(places, values.float(), grid)
+    except ValueError as error:
+        raise Refused(path, "places", str(error)) from None
+
+
 def _read_background(folder: Path, entry: SceneEntry) -> Background:
     path = folder / entry.background
     tensors = read_listed(folder, entry, entry.background)
+    if "places" in tensors:
+        grid = Grid(entry.grid.origin, entry.grid.voxel_size, entry.grid.shape)
+        return Background(_sparse_volume(path, tensors, grid))
     volume = _volume(path, tensors)
     grid = Grid(entry.grid.origin, entry.grid.voxel_size, entry.grid.shape)
     if volume.grid != grid:

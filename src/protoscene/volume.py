@@ -36,6 +36,35 @@ class Volume:
         return self.rgba[-1]
 
 
+class SparseVolume(Volume):
+    """A volume of which only the occupied voxels are kept, as a street's: 0 everywhere else.
+
+    ``places`` (n,) are their numbers in (z, y, x) order, ascending; ``values`` (n, C). Its ``rgba``
+    is made anew each time that it is asked for.
+    """
+
+    def __init__(self, places: Tensor, values: Tensor, grid: Grid) -> None:
+        if places.dim() != 1 or values.dim() != 2 or len(places) != len(values):
+            got = f"{tuple(places.shape)} and {tuple(values.shape)}"
+            raise ValueError(f"places and values must be (n,) and (n, C), got {got}")
+        within = len(places) == 0 or (places[0] >= 0 and places[-1] < grid.n_voxels)
+        if not within or not bool((places.diff() > 0).all()):
+            raise ValueError("places must be ascending numbers of the grid's voxels")
+        object.__setattr__(self, "places", places.long())
+        object.__setattr__(self, "values", values)
+        object.__setattr__(self, "grid", grid)
+
+    places: Tensor
+    values: Tensor
+
+    @property
+    def rgba(self) -> Tensor:
+        """(C, z, y, x)."""
+        dense = self.values.new_zeros((self.values.shape[1], self.grid.n_voxels))
+        dense[:, self.places] = self.values.T
+        return dense.reshape(-1, *self.grid.shape)
+
+
 @dataclass(frozen=True, eq=False)
 class Outside:
     """What a picture shows beyond the scene's grid: a coarse volume around it, then a colour.
