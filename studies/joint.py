@@ -13,6 +13,7 @@ kinds.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -193,7 +194,7 @@ def table(results: dict[str, list[Result]]) -> str:
             name, f"{half.mean():.3f}", f"{half.min():.3f}", f"{tight.mean():.3f}",
             f"{v.mean():.3f}", f"{v.min():.3f}", f"{np.mean([r.used for r in found]):.1f}",
             f"{np.median(place):.2f}", f"{np.median(yaw):.1f}", f"{np.quantile(yaw, 0.9):.1f}",
-            f"{1000 * np.mean([r.loss for r in found]):.2f}",
+            "–" if math.isnan(found[0].loss) else f"{1000 * np.mean([r.loss for r in found]):.2f}",
             f"{np.mean([r.seconds for r in found]):.0f}",
         )  # fmt: skip
         rows.append(f"| {' | '.join(cells)} |")

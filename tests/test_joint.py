@@ -129,6 +129,8 @@ def test_both_of_two_that_touch_are_found() -> None:
     whole = slots_of(seen, finds[torch.tensor([0])], blob(), 16)
     # Without the other, less is seen to be there.
     assert float(alone.seen[0, 0].sum()) < 0.8 * float(whole.seen[0, 0].sum())
+    # What is half explained is not explained twice: there is no room for another.
+    assert len(find(seen, 0.6 * blob(), Looks.of(36), least=9)) == 2
     with pytest.raises(ValueError, match="least"):
         find(seen, blob(), Looks.of(36), least=0)
 
@@ -145,15 +147,18 @@ def test_slots_stand_at_things_and_own_their_columns() -> None:
 
 
 def test_halves_of_one_kind_become_one_prototype() -> None:
-    random = np.random.default_rng(0)
+    half_a_step = math.pi / 36
     other = torch.roll(blob(), 1, dims=1)  # the same shape in other colours
     seen = torch.cat([
-        shown(thing, 18, (9, 9, float(yaw)))
-        for thing in (blob(), other) for yaw in random.uniform(-3, 3, 6)
+        shown(thing, 18, (9, 9, yaw))
+        for thing in (blob(), other) for yaw in (0.0, math.pi, math.pi / 2)
+        for yaw in (yaw, yaw + half_a_step)
     ])  # fmt: skip
     slots = Slots(torch.arange(12), torch.full((12, 2), 9.0), seen)
-    turned = posed(blob(), torch.tensor([1.0]), torch.ones(1))
-    made, poses = merged(slots, torch.cat([blob(), turned, other]), Looks.of(36))
+    turned = posed(blob(), torch.tensor([half_a_step]), torch.ones(1))
+    first = torch.cat([blob(), turned, other])
+    assert explain(seen, first, Looks.of(36)).which.unique().numel() == 3
+    made, poses = merged(slots, first, Looks.of(36))
     assert len(made) == 2
     assert poses.which[:6].unique().numel() == poses.which[6:].unique().numel() == 1
     assert poses.which[0] != poses.which[6]

@@ -113,7 +113,14 @@ def test_a_detector_learns_what_was_found(study, joint, volume) -> None:
     random = np.random.default_rng(0)
     study.train(detector, volume[None], labels, GRID, options, random)
     study.train(
-        detector, volume[None], labels, GRID, options, random, study.Reconstruction(joint, GRID)
+        detector,
+        volume[None],
+        labels,
+        GRID,
+        options,
+        random,
+        study.Reconstruction(joint, GRID),
+        100.0,
     )
     finds, seconds = study.said(detector, volume[None], GRID)
     best = finds[finds.score.argmax()[None]]
