@@ -41,8 +41,8 @@ from protoscene.slots import window
 YAWS = 36
 HIGH_M = 0.8
 """Of what is inpainted, above the ground."""
-SIDE = 24
-"""Voxels of the windows around things."""
+WINDOW_M = 1.2
+"""Of the windows around things."""
 
 
 @dataclass
@@ -168,10 +168,9 @@ def features(model: Inpainter, volumes: Tensor) -> Tensor:
     return (found / found.square().mean(dim=(0, 2, 3), keepdim=True).sqrt().clamp(min=1e-6)).clone()
 
 
-def feature_prototypes(maps: Tensor, pairs: Pairs, stride: int) -> tuple[Tensor, Tensor]:
-    """(K, f, 1, p, p) means of features under things, turned back, and (f,) those of cells that
-    nothing is near to."""
-    side = SIDE // stride
+def feature_prototypes(maps: Tensor, pairs: Pairs, stride: int, side: int) -> tuple[Tensor, Tensor]:
+    """(K, f, 1, side, side) means of features under things, turned back, and (f,) those of cells
+    that nothing is near to."""
     kinds = int(pairs.kind.max()) + 1
     empty = torch.ones(maps.shape[0], *maps.shape[2:], dtype=torch.bool)
     windows = []
@@ -223,12 +222,12 @@ def by_features(
     return best // YAWS, looks.yaw.numpy()[best % YAWS]
 
 
-def by_rgbo(train_pairs: Pairs, pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
+def by_rgbo(train_pairs: Pairs, pairs: Pairs, side: int) -> tuple[np.ndarray, np.ndarray]:
     """The same by gains of prototypes that are means of RGB-O."""
 
     def windows(of: Pairs, seen_from: Tensor) -> Tensor:
         return torch.stack([
-            window(seen_from[s], torch.from_numpy(np.rint(p)), SIDE)
+            window(seen_from[s], torch.from_numpy(np.rint(p)), side)
             for s, p in zip(of.scene, of.place, strict=True)
         ])  # fmt: skip
 
@@ -236,7 +235,7 @@ def by_rgbo(train_pairs: Pairs, pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
     rest = torch.from_numpy(train_pairs.place - np.rint(train_pairs.place)).float()
     kind = torch.from_numpy(train_pairs.kind)
     one = torch.ones(len(yaw))
-    blank = torch.zeros(int(kind.max()) + 1, 4, train_pairs.one.shape[2], SIDE, SIDE)
+    blank = torch.zeros(int(kind.max()) + 1, 4, train_pairs.one.shape[2], side, side)
     poses = Poses(kind, yaw, one, rest, one)
     prototypes = averaged(windows(train_pairs, train_pairs.one), poses, blank)
     found = explain(windows(pairs, pairs.one), prototypes, Looks.of(YAWS))
@@ -267,10 +266,11 @@ def study(options: Options, seed: int) -> tuple[dict[str, list[float]], dict[str
         ways[name] = [*hidden_scores(rgba, rest.one, rest.four), took]
     stride = model.encoder.stride
     maps = features(model, torch.cat([mine.one, rest.one]))
-    prototypes, background = feature_prototypes(maps[: len(mine.one)], mine, stride)
+    side = round(WINDOW_M / SIDE_M * options.resolution / stride / 2) * 2
+    prototypes, background = feature_prototypes(maps[: len(mine.one)], mine, stride, side)
     spaces = {
         "features": by_features(maps[len(mine.one) :], rest, prototypes, background, stride),
-        "RGB-O": by_rgbo(mine, rest),
+        "RGB-O": by_rgbo(mine, rest, stride * side),
     }
     picture(rest, said, options.out)
     return ways, {name: [*told_apart(*found, rest)] for name, found in spaces.items()}
