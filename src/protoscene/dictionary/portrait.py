@@ -20,6 +20,9 @@ POINTS = 800
 """Surface points that stand for a thing."""
 NEAR = 1.5
 """So many voxels from a surface count as on it, and as before it beyond that."""
+STEEP = 0.6, 2.5
+"""By so many voxels a distance grows over two along a surface's normal: at least, and at most, as
+it jumps at outlines."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +42,12 @@ class Portrait:
     @property
     def bottom(self) -> float:
         return -float(self.dims[2]) / 2
+
+    @property
+    def outward(self) -> Float[np.ndarray, "n 3"]:
+        """Unit normals of the surface at ``points``."""
+        up = self.points - self.inside
+        return np.asarray(up / (np.linalg.norm(up, axis=1, keepdims=True) + 1e-9))
 
 
 def portrait(
@@ -117,6 +126,17 @@ def seen_through(
     """Whether points lie in space seen free, more than ``near`` (m) before any surface."""
     distance, known, _ = look(model, points)
     return np.asarray(known & (distance > near))
+
+
+def facing(
+    model: Model, points: Float[np.ndarray, "n 3"], outward: Float[np.ndarray, "n 3"]
+) -> Bool[np.ndarray, " n"]:
+    """Whether the model's distance grows along the ``outward`` normals of own-frame points, so that
+    it was seen there from the same side: the two sides of a board are two surfaces."""
+    voxel = model.grid.voxel_size
+    before, below = (look(model, points + s * voxel * outward)[0] for s in (1, -1))
+    grown = (before - below) / voxel
+    return np.asarray((grown > STEEP[0]) & (grown < STEEP[1]))
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,17 @@ from torch import Tensor
 
 from protoscene.crops import Crops, joined
 from protoscene.dictionary.correlate import YAWS, Correlator, imprint
-from protoscene.dictionary.portrait import Agreement, Portrait, agreement, inverse, placed, portrait
-from protoscene.geometry import Grid
+from protoscene.dictionary.portrait import (
+    Agreement,
+    Portrait,
+    agreement,
+    facing,
+    inverse,
+    placed,
+    portrait,
+    unplaced,
+)
+from protoscene.geometry import Grid, rotation_from_yaw
 from protoscene.observe import Progress
 from protoscene.register import descend, misfit, onto, total_misfit
 from protoscene.shape import finish
@@ -34,8 +43,13 @@ ROUNDS = 2
 """Times that members move onto the others, and that all instants descend on what is fused anew."""
 QUARTER = 0.03
 """A pose turned by quarters must fit better by this misfit."""
-SPOILT = 0.03
+SPOILT = 0.038
 """A thing whose pictures make those of its kind fit worse by this misfit is not fused with them."""
+CONTRADICTED = 0.1
+"""Nor is one of which, or of the others before which, this share of what was seen from both lies in
+space that the other saw free."""
+TURNS = 4
+"""Times that the two sides of a pair are put on each other, with normals compared anew."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +76,7 @@ def share(
     Every pair is aligned by its shape and compared by shape and colour (:func:`similarity`), so
     that one shape in two colours is two kinds. Kinds are the clusters of average linkage at
     ``ALIKE``: their number is found. A kind's volume is fused from the pictures of its members, but
-    for those that make the better tracked ones fit worse; a thing that is alone stays as it is.
+    for those that contradict the better tracked ones; a thing that is alone stays as it is.
     """
     portraits = [_portrait(thing) for thing in things]
     values, poses = compared(portraits, progress)
@@ -203,7 +217,7 @@ def _fused(things: list[Thing], members: list[int], frames: list[np.ndarray]) ->
     itself; None where their pictures agree on no surface.
 
     The poses of the first, which is tracked best, stay. The others follow onto it one by one, each
-    as a whole. Whoever makes those before fit worse is not fused.
+    as a whole. Whoever contradicts those before or makes them fit worse is not fused.
     """
     crops = [t.crops for t in things if t.crops is not None]  # what is alike was portrayed
     pictures, dims = joined(crops), things[0].dims
@@ -216,7 +230,10 @@ def _fused(things: list[Thing], members: list[int], frames: list[np.ndarray]) ->
         chosen = good & (before | its)
         for _ in range(ROUNDS):
             _moved_onto_the_others(pictures, poses, chosen, its, dims)
-        if _spoilt(pictures, poses, chosen, its, dims) > SPOILT:
+        if (
+            _contradicted(pictures, poses, chosen, its, dims) > CONTRADICTED
+            or _spoilt(pictures, poses, chosen, its, dims) > SPOILT
+        ):
             return _without(k, things, members, frames)
     shared = portrait(pictures, poses, good, dims)
     for _ in range(ROUNDS):
@@ -264,7 +281,39 @@ def _moved_onto_the_others(
     lies on that of the others."""
     others = portrait(pictures, poses, good & ~own, dims)
     its = portrait(pictures, poses, good & own, dims)
-    poses[own] = placed(poses[own], onto(others.model, its.points, np.zeros(4), 8))
+    poses[own] = placed(poses[own], facing_each_other(others, its))
+
+
+def facing_each_other(a: Portrait, b: Portrait) -> Float[np.ndarray, "4"]:
+    """The pose x y z yaw of a's frame in b's, from that they are the same, at which both surfaces
+    lie on each other where they were seen from the same side. Without that a chair seen from
+    behind is drawn by its thickness onto one seen from the front."""
+    pose = np.zeros(4)
+    for _ in range(TURNS):
+        pose = _onto_facing(a, b, pose)
+        pose = inverse(_onto_facing(b, a, inverse(pose)))
+    return pose
+
+
+def _onto_facing(a: Portrait, b: Portrait, pose: Float[np.ndarray, "4"]) -> Float[np.ndarray, "4"]:
+    """``pose`` of a's frame in b's, moved by two steps so that a's surface lies on those points of
+    b's that face the same way."""
+    outward = b.outward @ rotation_from_yaw(pose[3])
+    same = facing(a.model, unplaced(b.points, pose), outward)
+    return onto(a.model, b.points[same], pose, 2)
+
+
+def _contradicted(
+    pictures: Crops, poses: Float[np.ndarray, "i 4"], good: Bool[np.ndarray, " i"],
+    own: Bool[np.ndarray, " i"], dims: Float[np.ndarray, "3"],
+) -> float:  # fmt: skip
+    """The share of one thing's surface, ``own``, or of the others' if it is more, that lies in
+    space which the other saw free, of what lies there or on the other's surface."""
+    found = agreement(
+        portrait(pictures, poses, good & ~own, dims),
+        portrait(pictures, poses, good & own, dims), np.zeros(4),
+    )  # fmt: skip
+    return max(free / max(on + free, 1e-9) for on, free in zip(found.on, found.free, strict=True))
 
 
 def _spoilt(
