@@ -84,4 +84,7 @@ def test_the_table_names_the_worst() -> None:
     worse = {**run, "several": dict.fromkeys(study.COLUMNS, 0.1)}
     runs = [{**r, "training": {"cpu_minutes": 3.0}} for r in (run, run, worse)]
     text = study.markdown(study.Options(), {"true": runs})
-    assert "| true | several | 0.367 (0.100) |" in text and "| true | one | 0.250 (0.250) |" in text
+    assert (
+        "| true | several | 0.367 (0.100) |" in text and "| 0.367 (0.500) | 0.37 (0.50) |" in text
+    )
+    assert "| true | one | 0.250 (0.250) |" in text
