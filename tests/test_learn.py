@@ -115,8 +115,13 @@ def test_two_processes_learn_what_one_does(
     assert begun(*launch, *command, said=said).wait(600) == 0, said.read_text()
     assert said.read_text().count('"prototypes": 1') == 1  # one of them speaks
     one, two = load_model(undisturbed), load_model(tmp_path / "model")
-    for name, weight in one.detector.state_dict().items():
-        torch.testing.assert_close(two.detector.state_dict()[name], weight, rtol=0, atol=2e-3)
+    # A gradient about 0 may change its sign with the rounding, and Adam makes whole steps of those
+    # (up to .01 in all here): few weights differ, where other gradients would move them all.
+    off = torch.cat([
+        (two.detector.state_dict()[name] - weight).abs().flatten()
+        for name, weight in one.detector.state_dict().items()
+    ])  # fmt: skip
+    assert float(off.mean()) < 1e-4 and float((off > 1e-3).float().mean()) < 0.01
     for name in ("prototypes/0.safetensors",):
         assert (undisturbed / name).read_bytes() == (tmp_path / "model" / name).read_bytes()
 

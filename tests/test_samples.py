@@ -56,6 +56,19 @@ def test_draws_vary_what_they_should() -> None:
     assert all(bool((s.volume[:3] >= 0).all() and (s.volume[:3] <= 1).all()) for s in drawn)
 
 
+def test_a_share_of_the_draws_is_of_elsewhere() -> None:
+    (recording, labels), near = two_carts(), some()
+    far = Grid((40.0, 40.0, GRID.origin[2]), GRID.voxel_size, GRID.shape)
+    samples = Samples([recording], [labels], [GRID], STRIDE, wholes=[far])
+    drawn = [samples.draw(0, 0, k) for k in range(40)]
+    elsewhere = sum(float(s.volume[3].sum()) == 0 for s in drawn)  # where nothing was seen
+    assert 4 <= elsewhere <= 16
+    assert all(float(near.draw(0, 0, k).volume[3].sum()) > 0 for k in range(10))
+    for s in drawn:
+        if float(s.volume[3].sum()) == 0:
+            assert float(s.known.sum()) == 0 and float(s.weight.sum()) == 0
+
+
 @pytest.mark.parametrize("motion", [Motion(), Motion(0.8, (0.2, -0.1, 0.05)), Motion(-2.0)])
 def test_labels_move_with_what_they_label(motion: Motion) -> None:
     recording, labels = two_carts()
