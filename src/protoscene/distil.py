@@ -21,7 +21,7 @@ from protoscene.recording import Recording
 from protoscene.samples import Sample, Samples, batch
 from protoscene.training import Batches, Fitted, HeldOut, Training, fit
 
-STEPS = 1600
+STEPS = 2400
 """Headings are learnt last, after a thousand."""
 BATCH = 4
 HELD_OUT = 5

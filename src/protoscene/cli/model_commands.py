@@ -43,7 +43,7 @@ class Learn(Reading):
     """Side of a voxel in metres, when discovering."""
     seed: int = 0
     """Of whatever is drawn at random."""
-    steps: Annotated[Number, shown_as("N", "(default: 1600)")] = None
+    steps: Annotated[Number, shown_as("N", "(default: 2400)")] = None
     """Of training."""
     minutes: Annotated[float | None, shown_as("M")] = None
     """As many steps as fit into so many minutes; discovery comes on top."""
