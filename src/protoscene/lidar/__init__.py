@@ -1,5 +1,5 @@
 """Discovery on LiDAR sweeps: rays instead of pictures, sparse instead of dense."""
 
-from protoscene.lidar.discover_sweeps import discover_sweeps
+from protoscene.lidar.sweeps import discover_sweeps
 
 __all__ = ["discover_sweeps"]

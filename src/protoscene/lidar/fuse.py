@@ -32,8 +32,8 @@ class Rigid:
     sensor, and its poses x y z yaw; z is the ground under it."""
 
     instants: tuple[int, ...]
-    points: list[Float[np.ndarray, "n 3"]]
-    intensity: list[Float[np.ndarray, " n"]]
+    points: list[Float[np.ndarray, "_ 3"]]
+    intensity: list[Float[np.ndarray, " _"]]
     sensors: Float[np.ndarray, "i 3"]
     poses: Float[np.ndarray, "i 4"]
 

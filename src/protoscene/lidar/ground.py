@@ -29,8 +29,9 @@ class Ground:
     corner: Float[np.ndarray, "2"]
     height: Float[np.ndarray, "ny nx"]
 
-    def under(self, points: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, " n"]:
-        """Height of the ground (m) under world points, bilinear; beyond the rim that of the rim."""
+    def under(self, points: Float[np.ndarray, "n columns"]) -> Float[np.ndarray, " n"]:
+        """Height of the ground (m) under world points (x, y and what else there is), bilinear;
+        beyond the rim that of the rim."""
         place = array_from_pixel((points[:, :2] - self.corner) / CELL_M)
         return ndimage.map_coordinates(self.height, place[:, ::-1].T, order=1, mode="nearest")
 

@@ -18,8 +18,8 @@ from protoscene.register import onto
 
 CELL_M = 0.2
 YAWS = 36
-LEAST_SURFACE = 1000
-"""A shape of fewer surface voxels (0.1 m) fits posts and bushes."""
+LEAST_FOOTPRINT_M2 = 2.0
+"""What covers less ground fits posts and bushes."""
 PEAKS = 400
 """Poses that are looked at closely, for each kind at most."""
 LEAST_HIT = 0.12
@@ -54,12 +54,12 @@ def find_parked(
     on the prototype's signed distance; then rescored: c / (c + a + 2 b) · min(1, c / 0.35), c the
     share of the prototype's surface that points confirm, a the share that was seen through, b the
     share of the points in and around its box that it does not explain. Best first, no two at one
-    place. Kinds of little surface are not looked for.
+    place. Kinds that cover less than 2 m² are not looked for.
     """
     tree = cKDTree(still)
     found = []
     for k, kind in enumerate(kinds):
-        if kind.surface.sum() < LEAST_SURFACE:
+        if kind.dims[0] * kind.dims[1] < LEAST_FOOTPRINT_M2:
             continue
         for pose in _peaks(kind, still, ground):
             refined = _refined(kind, pose, still, tree, ground)

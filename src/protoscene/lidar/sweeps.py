@@ -10,8 +10,8 @@ from scipy import ndimage
 
 from protoscene.follow import Trail, follow
 from protoscene.geometry import Grid
+from protoscene.lidar.extend import Whereabouts, extended, on_surface
 from protoscene.lidar.fuse import (
-    TRUNCATION_M,
     Rigid,
     into_own,
     own_points,
@@ -68,13 +68,15 @@ def discover_sweeps(
         progress("propose", i + 1, len(recording))
     blobs = [propose_movers(i, one) for i, one in enumerate(seen)]
     trails = [run for trail in follow(blobs, recording.times) for run in runs_of(trail, recording)]
-    kinds, things = _fused(trails, recording, ground, progress)
+    kinds, rigid = _fused(trails, recording, ground, progress)
+    things = [extended(t, k, seen, recording.times) for t, k in zip(rigid, kinds, strict=True)]
     still = _still(seen, kinds, things)
     progress("find again", 0, 1)
     parked = find_parked(kinds, still, rays, ground)
     progress("find again", 1, 1)
     background = _background(recording, ground, seen, kinds, things, parked, Ends(grid), progress)
-    return _scene(recording.times, kinds, things, parked, seen, background)
+    scores = [_agreement(k, t) for k, t in zip(kinds, rigid, strict=True)]
+    return _scene(recording.times, kinds, things, scores, parked, seen, background)
 
 
 def _first_pass(
@@ -147,7 +149,7 @@ def _inside(
 
 
 def _still(
-    seen: list[Standing], kinds: list[Kind], things: list[Rigid]
+    seen: list[Standing], kinds: list[Kind], things: list[Whereabouts]
 ) -> Float[np.ndarray, "n 3"]:
     """What stands and does not move, of all sweeps, thinned to one point in each 0.1 m."""
     parts = []
@@ -172,7 +174,7 @@ def _background(
     ground: Ground,
     seen: list[Standing],
     kinds: list[Kind],
-    things: list[Rigid],
+    things: list[Whereabouts],
     parked: list[Parked],
     ends: Ends,
     progress: Progress,
@@ -197,7 +199,8 @@ def _background(
 def _scene(
     times: tuple[float, ...],
     kinds: list[Kind],
-    things: list[Rigid],
+    things: list[Whereabouts],
+    scores: list[float],
     parked: list[Parked],
     seen: list[Standing],
     background: Background,
@@ -205,7 +208,7 @@ def _scene(
     objects = []
     for k, (kind, thing) in enumerate(zip(kinds, things, strict=True)):
         track = Track.through(times, thing.instants, thing.poses)
-        score = round(_agreement(kind, thing), 4)
+        score = round(scores[k], 4)
         objects.append(SceneObject(k, k, score, True, _triple(kind.dims), track))
     for other in parked:
         kind = kinds[other.kind]
@@ -230,15 +233,9 @@ def _scene(
 
 
 def _agreement(kind: Kind, thing: Rigid) -> float:
-    """Share of a thing's points that lie within half the truncation of its fused surface, less for
-    fewer than ten instants."""
-    points = np.concatenate([own_points(thing, n) for n in range(len(thing.instants))])
-    grid = kind.model.grid
-    cell = np.floor(grid.voxel_from_world(points)).astype(int)
-    inside = ((cell >= 0) & (cell < grid.shape[::-1])).all(axis=1)
-    x, y, z = cell[inside].T
-    on = np.abs(kind.model.distance[z, y, x]) < TRUNCATION_M / 2
-    return float(on.sum() / len(points)) * min(1.0, len(thing.instants) / 10)
+    """Share of a thing's points that lie on its fused surface, less for fewer than ten instants."""
+    points = np.concatenate([own_points(thing, n) for n in range(len(thing.points))])
+    return on_surface(kind.model, points) * min(1.0, len(thing.points) / 10)
 
 
 def _triple(values: np.ndarray) -> tuple[float, float, float]:
