@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 import street_world as street
 from protoscene.boxes import iou_bev
+from protoscene.cli import main
 from protoscene.discover import discover
 from protoscene.formats import load
 from protoscene.geometry import rotation_from_yaw, wrap_angle
@@ -177,3 +179,33 @@ def test_the_ground_slopes_and_walls_do_not_lift_it() -> None:
     on_the_car = (np.abs(own[:, :2]) < (2.05, 0.95)).all(axis=1)
     high = on_the_car & (points[:, 2] > 0.1 * points[:, 0] + 0.45)
     assert high.sum() > 50 and ground.stands_on(points[high]).all()
+
+
+def test_what_works_on_pictures_refuses_sweeps(
+    folder: Path, scene: Scene, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    save_scene(scene, tmp_path / "scene")
+    before = sorted(tmp_path.rglob("*"))
+    given = [str(folder), "-o", str(tmp_path / "out")]
+    for command in (
+        ["learn", *given],
+        ["view", str(tmp_path / "scene"), "--recording", str(folder)],
+        ["export", str(tmp_path / "scene"), "--to", "transforms", "--recording", *given],
+    ):
+        assert main(command) == 2
+        assert "holds LiDAR sweeps, and this works on pictures" in capfd.readouterr().err
+        assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_command_finds_and_says_what_moves(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["discover", str(folder), "-o", str(tmp_path / "scene"), "--json"]) == 0
+    said = json.loads(capfd.readouterr().out)
+    assert [thing["moving"] for thing in said["objects"]] == [True, True, False]
+    assert said["grid"]["voxel_size"] == 0.2
+
+
+def test_voxel_size_and_bounds_are_the_backgrounds(folder: Path) -> None:
+    scene = discover(load(folder), voxel_size=0.5, bounds=(0, -10, -1, 30, 10, 4))
+    assert scene.grid.shape == (10, 40, 60) and scene.grid.origin == (0, -10, -1)

@@ -35,9 +35,10 @@ def detect(
     one nearest to ``time`` (s).
 
     Every detection is an object of its own whose track is that one instant; whether it moves is not
-    asked. The background is empty. Raises Refused where ``time`` is outside of the recording, or no
-    picture holds any depth.
+    asked. The background is empty. Raises Refused where ``time`` is outside of the recording, or it
+    holds no pictures, or none with any depth.
     """
+    recording.require_pictures()
     chosen = range(len(recording)) if time is None else [_nearest(recording, time)]
     whole = choose_grid(recording, model.voxel_size)
     parts = parts_of(whole, model)

@@ -40,8 +40,11 @@ def discover_all(
     discovered again. The processes of ``group`` share the work. ``ray`` is the address of a ray
     cluster that sees the same files, or ``"local"`` for a process on each core of this machine.
 
-    Raises Refused where a kept scene is of another recording, seed, voxel size or version.
+    Raises Refused where a kept scene is of another recording, seed, voxel size or version, and for
+    a recording without pictures: what learns from the scenes reads them.
     """
+    for recording in recordings:
+        recording.require_pictures()
     places = [folder / str(k) for k in range(len(recordings))]
     if group.is_first:
         folder.mkdir(parents=True, exist_ok=True)

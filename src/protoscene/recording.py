@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from protoscene.errors import Refused
 from protoscene.geometry import Camera
 
 CACHE_BYTES = 256 * 2**20
@@ -128,6 +129,12 @@ class Recording:
             _, old = self._cache.popitem(last=False)
             self._cached_bytes -= old.colour.nbytes + old.depth.nbytes
         return view
+
+    def require_pictures(self) -> None:
+        """Raises Refused where there are LiDAR sweeps instead, for what works on pictures."""
+        if self.sweeps:
+            problem = "holds LiDAR sweeps, and this works on pictures"
+            raise Refused(self.source, "recording", problem, "kitti", "colour and depth")
 
     def sweep(self, index: int) -> Sweep:
         """The points of ``sweeps[index]``, from disk."""

@@ -225,6 +225,8 @@ class View(Reading):
 
             scene = load_scene(self.scene)
             recording = self.load(self.recording) if self.recording else None
+            if recording is not None:
+                recording.require_pictures()
             card = scored(scene, self.truth) if self.truth else None
             report(scene, page, recording, card)
         say_result({"page": str(page)}, self.json)

@@ -34,8 +34,9 @@ def write_masked(scene: Scene, recording: Recording, folder: Path, progress: Pro
 
     Cameras are pinhole: distortion is undone. Whose a pixel is comes from the scene, drawn from the
     frame's camera at its time; outside of the scene's times nothing is there. Raises Refused for
-    ids that 16 bits do not hold.
+    ids that 16 bits do not hold, and for a recording without pictures.
     """
+    recording.require_pictures()
     for thing in scene.objects:
         if not 0 <= thing.id <= MOST_ID:
             expected = f"0 to {MOST_ID}"
