@@ -70,7 +70,7 @@ class Options:
     labels: tuple[str, ...] = ("true", "discovered")
     seeds: tuple[int, ...] = (0, 1, 2)
     """Of the training."""
-    steps: int = 3200
+    steps: int = 2400
     train: tuple[tuple[str, int], ...] = field(default=TRAIN)
     """Rig and seed of each recording to learn from."""
     test: tuple[tuple[str, int], ...] = field(default=TEST)
