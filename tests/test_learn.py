@@ -300,8 +300,12 @@ def test_a_finished_model_is_left_as_it_is(
     command = [str(a) for a in learn_command(recordings, undisturbed, "--resume")[2:]]
     assert cli.main(command) == 0
     assert "is complete already" in capsys.readouterr().err
-    assert cli.main([*command[:-3], "--seed", "2", "--resume"]) == 2
-    assert "made from another seed (got 1, expected 2)" in capsys.readouterr().err
+    for option, value, refusal in (
+        ("--seed", "2", "made from another seed (got 1, expected 2)"),
+        ("--steps", "7", "another settings (got voxel_size 0.05, steps 6, expected voxel_size"),
+    ):
+        assert cli.main([*command, option, value]) == 2
+        assert refusal in capsys.readouterr().err
     assert files_of(undisturbed) == before
 
 

@@ -38,6 +38,12 @@ class Learning:
     steps: int = STEPS
     minutes: float | None = None
 
+    @property
+    def words(self) -> str:
+        """What a model remembers of it, beside the seed."""
+        length = f"steps {self.steps}" if self.minutes is None else f"minutes {self.minutes}"
+        return length if self.voxel_size is None else f"voxel_size {self.voxel_size}, {length}"
+
 
 def learn(
     recordings: Sequence[Recording],
@@ -83,7 +89,7 @@ def learn(
         shape=region.shape,
         made_by={
             "command": "learn", "seed": settings.seed, "steps": fitted.steps,
-            "recordings_sha256": hash_of(recordings),
+            "settings": settings.words, "recordings_sha256": hash_of(recordings),
         },
     )  # fmt: skip
     return model, fitted

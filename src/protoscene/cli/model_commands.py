@@ -134,6 +134,7 @@ class Learn(Reading):
 
         model = load_model(self.output)
         wanted = {"protoscene": __version__, "seed": self.seed,
+                  "settings": self._settings().words,
                   "recordings_sha256": hash_of(recordings)}  # fmt: skip
         for field, value in wanted.items():
             if (made := model.made_by.get(field)) != value:
