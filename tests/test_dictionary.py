@@ -25,7 +25,15 @@ from protoscene.dictionary.portrait import (
     unplaced,
     zero_level,
 )
-from protoscene.dictionary.share import ALIKE, alone, clusters, compared, share, similarity
+from protoscene.dictionary.share import (
+    ALIKE,
+    alone,
+    clusters,
+    compared,
+    found_anew,
+    share,
+    similarity,
+)
 from protoscene.dictionary.unseen import completed
 from protoscene.dictionary.vacate import vacated
 from protoscene.discover import discover
@@ -259,14 +267,21 @@ def test_what_is_tracked_well_is_fused_and_the_best_keeps_its_poses() -> None:
     assert_allclose(kind.dims, DIMS, atol=0.03)
 
 
-def test_what_is_tracked_badly_is_of_the_kind_and_spoils_nobody() -> None:
+def test_what_is_tracked_badly_spoils_nobody_and_is_found_anew_on_its_kind() -> None:
     bad = tracked(BACK, 0.6, 0.3)
     (kind,) = share([bad, WELL])
     assert kind.members == (1, 0) and kind.rgba is WELL.rgba
     best, left_out = kind.things
     assert best is WELL
-    assert_allclose(left_out.poses, bad.poses)
     assert left_out.rgba is WELL.rgba and left_out.dims is WELL.dims
+    metres, degrees = pose_errors(left_out.poses, ride(BACK).poses)
+    assert metres.max() < 0.02 and degrees.max() < 2.0
+
+
+def test_what_its_kind_does_not_explain_stays_where_it_was() -> None:
+    (kind,) = share([tracked(BACK, 0.6, 0.3), WELL])
+    certain = tracked(BACK, 0.6, -1.0)
+    assert found_anew(certain, kind) is certain
 
 
 def test_a_third_is_fused_though_the_second_is_left_out() -> None:

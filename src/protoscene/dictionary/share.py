@@ -24,9 +24,10 @@ from protoscene.dictionary.portrait import (
     portrait,
     unplaced,
 )
+from protoscene.dictionary.unseen import completed
 from protoscene.geometry import Grid, rotation_from_yaw
 from protoscene.observe import Progress
-from protoscene.register import descend, misfit, onto, total_misfit
+from protoscene.register import descend, misfit, onto, search, total_misfit
 from protoscene.shape import finish
 from protoscene.start import Thing, fitting
 
@@ -258,8 +259,8 @@ def _fused(things: list[Thing], members: list[int], frames: list[np.ndarray]) ->
 def _without(
     k: int, things: list[Thing], members: list[int], frames: list[np.ndarray]
 ) -> Kind | None:
-    """The kind that all but thing k make, with k among its members where it stood, its bottom at
-    the same height: what cannot be fused cannot be aligned either, but it went nose forward too."""
+    """The kind that all but thing k make, with k among its members: found anew on it, or where it
+    stood, its bottom at the same height; then both went nose forward, as far as we know."""
     rest = things[:k] + things[k + 1 :]
     if len(rest) == 1:
         kind: Kind | None = alone(members[0], things[0], _portrait(things[0]))
@@ -270,7 +271,27 @@ def _without(
     raised = np.array([0, 0, (kind.dims[2] - things[k].dims[2]) / 2, 0])
     left_out = replace(things[k], dims=kind.dims, poses=things[k].poses + raised, rgba=kind.rgba,
                        voxel_size=kind.voxel_size, confidence=kind.confidence)  # fmt: skip
+    left_out = found_anew(left_out, kind)
     return replace(kind, members=(*kind.members, members[k]), things=(*kind.things, left_out))
+
+
+def found_anew(thing: Thing, kind: Kind) -> Thing:
+    """``thing`` with all its instants searched on the kind, completed by its mirror image, if that
+    fits its pictures as well, within ``SPOILT``, as what was fused of them alone: which fits its
+    own errors too. Else as it is."""
+    if thing.crops is None or kind.portrait is None:
+        return thing
+    model, pictures = completed(kind.portrait).portrait.model, thing.crops
+    surface = model.surface()
+    poses, misfits = thing.poses.copy(), thing.misfits.copy()
+    for k in range(len(poses)):
+        seen = pictures.own_points(k)
+        if len(seen) == 0:
+            continue
+        poses[k] = search(model, pictures, k, [poses[k]], surface.mean(axis=0), seen.mean(axis=0))
+        misfits[k] = total_misfit(misfit(model, surface, pictures, k, poses[k]))
+    explained = np.median(misfits) <= np.median(thing.misfits) + SPOILT
+    return replace(thing, poses=poses, misfits=misfits) if explained else thing
 
 
 def _moved_onto_the_others(
