@@ -45,7 +45,7 @@ class Options:
     held_out: int = 8
     views: int = 3
     """Of each scene, from anywhere around."""
-    steps: int = 200
+    steps: int = 900
     resolution: int = 64
     out: Path = Path("out/studies")
     results: Path | None = None
