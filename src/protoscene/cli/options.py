@@ -25,7 +25,7 @@ def shown_as(metavar: str, when_left_out: str = "", short: str | None = None) ->
 
 Switch = Annotated[bool, arg(help_behavior_hint="")]
 Number = Annotated[int | None, shown_as("N")]
-Layout = Literal["transforms", "tum", "7scenes", "kitti"]
+Layout = Literal["transforms", "tum", "7scenes", "kitti", "mcap"]
 Four = tuple[float, float, float, float]
 RecordingFolder = Annotated[Positional[Path], arg(metavar="RECORDING", help_behavior_hint="")]
 SceneFolder = Annotated[Positional[Path], arg(metavar="SCENE", help_behavior_hint="")]
@@ -45,7 +45,7 @@ class Reading(Common):
     """Of commands that read a recording."""
 
     format: Annotated[Layout | None, shown_as("NAME")] = None
-    """Layout of the recording: transforms, tum, 7scenes or kitti; recognised when left out."""
+    """Layout of the recording: transforms, tum, 7scenes, kitti or mcap; recognised when left out."""
     intrinsics: Annotated[Four | None, shown_as("FX FY CX CY")] = None
     """Of the cameras of a tum or 7scenes recording, in pixels."""
 

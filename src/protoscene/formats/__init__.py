@@ -20,7 +20,7 @@ from protoscene.recording import Recording
 
 __all__ = ["LAYOUTS", "load", "open_recording", "read_cameras"]
 
-LAYOUTS = ("transforms", "tum", "7scenes", "kitti")
+LAYOUTS = ("transforms", "tum", "7scenes", "kitti", "mcap")
 
 
 def load(
@@ -28,9 +28,10 @@ def load(
 ) -> Recording:
     """The recording in the folder ``path``; pictures and sweeps are read when asked for.
 
-    ``path`` may also be a manifest of the ``transforms`` layout by itself. ``format`` is one of
-    ``LAYOUTS``, recognised from the files when left out; ``intrinsics`` are fx, fy, cx, cy in
-    pixels (pixel (0, 0) spans 0..1) for ``tum`` and ``7scenes``, where they override the file.
+    ``path`` may also be a manifest of the ``transforms`` layout or an MCAP log by itself.
+    ``format`` is one of ``LAYOUTS``, recognised from the files when left out; ``intrinsics`` are
+    fx, fy, cx, cy in pixels (pixel (0, 0) spans 0..1) for ``tum`` and ``7scenes``, where they
+    override the file.
 
     Raises :class:`protoscene.errors.Refused`, naming file and field, for everything that can be
     seen without decoding pictures: manifest, poses, intrinsics, times, missing files, sizes.
@@ -44,6 +45,8 @@ def open_recording(
     """As :func:`load`; refusals of single frames are kept in ``problems`` where it is a list."""
     root = Path(path)
     manifest = None
+    if root.suffix == ".mcap" and not root.is_dir() and format in (None, "mcap"):
+        return _read_log(root, intrinsics, problems)
     if root.suffix == ".json" and root.is_file():
         root, manifest = root.parent, root
     if not root.is_dir():
@@ -55,6 +58,12 @@ def open_recording(
             if intrinsics is not None:
                 raise Refused(root, "--intrinsics", "a LiDAR recording has no cameras", intrinsics)
             return read_kitti(root, problems)
+        if layout == "mcap":
+            logs = sorted(file for file in root.iterdir() if file.suffix == ".mcap")
+            if len(logs) != 1:
+                problem = "a recording is one log; give its file"
+                raise Refused(root, "recording", problem, f"{len(logs)} .mcap files", "1")
+            return _read_log(logs[0], intrinsics, problems)
         listing = _listing(layout, root, manifest or root / MANIFEST, intrinsics, problems)
     except PermissionError as error:
         raise Refused(root, "recording", f"folder cannot be read: {error.strerror}") from error
@@ -83,6 +92,14 @@ def _listing(
     raise Refused(root, "--format", "unknown layout", got=layout, expected=", ".join(LAYOUTS))
 
 
+def _read_log(file: Path, intrinsics: Sequence[float] | None, problems: Problems) -> Recording:
+    from protoscene.formats.mcap_log import read_mcap  # only who has one waits for its decoder
+
+    if intrinsics is not None:
+        raise Refused(file, "--intrinsics", "a robot's log has its own intrinsics", intrinsics)
+    return read_mcap(file, problems)
+
+
 def _recognised(root: Path) -> str:
     """The layout of a folder; Refused where there is none or more than one."""
     names = {file.name for file in root.iterdir()}
@@ -91,6 +108,7 @@ def _recognised(root: Path) -> str:
         "tum": bool(names & {"rgb.txt", "groundtruth.txt"}),
         "7scenes": any(NAME.fullmatch(name) for name in names),
         "kitti": FOLDER in names,
+        "mcap": any(name.endswith(".mcap") for name in names),
     }
     layouts = [layout for layout, is_there in found.items() if is_there]
     if len(layouts) > 1:
@@ -98,5 +116,5 @@ def _recognised(root: Path) -> str:
         raise Refused(root, "format", "more than one layout fits; give --format", got=got)
     if not layouts:
         problem = "no known layout: no transforms.json, no rgb.txt + depth.txt + groundtruth.txt, "
-        raise Refused(root, "format", problem + "no frame-000000.color.png, no velodyne/")
+        raise Refused(root, "format", problem + "no frame-000000.color.png, no velodyne/, no .mcap")
     return layouts[0]

@@ -59,7 +59,8 @@ def discover_sweeps(
     if None; ``bounds`` as in :func:`protoscene.discover`. Raises Refused where it does not fit
     into memory.
     """
-    n_points = sum(entry.file.stat().st_size for entry in recording.sweeps) // 16
+    files = {entry.file for entry in recording.sweeps}
+    n_points = sum(file.stat().st_size for file in files) // 16
     require({"points": n_points * POINT_BYTES, "program": 2**29}, "try fewer sweeps")
     ground, rays, grid = _first_pass(recording, voxel_size, bounds, progress)
     seen = []
