@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import street_world as street
 from protoscene.boxes import iou_bev
 from protoscene.cli import main
 from protoscene.discover import discover
 from protoscene.formats import load
-from protoscene.geometry import rotation_from_yaw, wrap_angle
+from protoscene.geometry import Grid, rotation_from_yaw, wrap_angle
 from protoscene.lidar.ground import find_ground
 from protoscene.lidar.rays import Rays, seen_through
 from protoscene.recording import Sweep
@@ -209,3 +210,17 @@ def test_the_command_finds_and_says_what_moves(
 def test_voxel_size_and_bounds_are_the_backgrounds(folder: Path) -> None:
     scene = discover(load(folder), voxel_size=0.5, bounds=(0, -10, -1, 30, 10, 4))
     assert scene.grid.shape == (10, 40, 60) and scene.grid.origin == (0, -10, -1)
+
+
+def test_a_sparse_volume_is_its_dense_one() -> None:
+    dense = torch.zeros(4, 2, 3, 5)
+    dense[:, 1, 2, 4], dense[:, 0, 1, 3] = torch.tensor([0.1, 0.2, 0.3, 1.0]), 0.5
+    grid = Grid((0.0, 0.0, 0.0), 0.2, (2, 3, 5))
+    places = dense[3].reshape(-1).nonzero()[:, 0]
+    volume = SparseVolume(places, dense.reshape(4, -1)[:, places].T, grid)
+    assert torch.equal(volume.rgba, dense) and torch.equal(volume.occupancy, dense[3])
+    for wrong in ([3, 3], [5, 4], [-1, 4], [4, 30]):
+        with pytest.raises(ValueError, match="ascending numbers of the grid's voxels"):
+            SparseVolume(torch.tensor(wrong), torch.zeros(2, 4), grid)
+    with pytest.raises(ValueError, match="must be"):
+        SparseVolume(torch.tensor([1]), torch.zeros(2, 4), grid)

@@ -45,7 +45,7 @@ class Reading(Common):
     """Of commands that read a recording."""
 
     format: Annotated[Layout | None, shown_as("NAME")] = None
-    """Layout of the recording: transforms, tum, 7scenes, kitti or mcap; recognised when left out."""
+    """Of the recording: transforms, tum, 7scenes, kitti or mcap; recognised when left out."""
     intrinsics: Annotated[Four | None, shown_as("FX FY CX CY")] = None
     """Of the cameras of a tum or 7scenes recording, in pixels."""
 

@@ -36,8 +36,11 @@ MAX_GAP = 0.020
 COLOURS = {"rgb8": [0, 1, 2], "bgr8": [2, 1, 0], "rgba8": [0, 1, 2], "bgra8": [2, 1, 0],
            "mono8": [0, 0, 0]}  # fmt: skip
 """Encodings of colour, and where red, green and blue stand in a pixel."""
-DEPTHS: dict[str, tuple[np.dtype[Any], float]] = {"16UC1": (np.dtype("<u2"), 1e-3), "mono16": (np.dtype("<u2"), 1e-3),
-          "32FC1": (np.dtype("<f4"), 1.0)}  # fmt: skip
+DEPTHS: dict[str, tuple[np.dtype[Any], float]] = {
+    "16UC1": (np.dtype("<u2"), 1e-3),
+    "mono16": (np.dtype("<u2"), 1e-3),
+    "32FC1": (np.dtype("<f4"), 1.0),
+}
 """Encodings of depth: type and unit (m)."""
 FLOATS: dict[int, np.dtype[Any]] = {7: np.dtype("<f4"), 8: np.dtype("<f8")}
 INTEGERS: dict[int, np.dtype[Any]] = {2: np.dtype("u1"), 4: np.dtype("<u2")}
