@@ -584,19 +584,19 @@ def test_score_says_the_card(capsys: pytest.CaptureFixture[str], scene_folder: P
     assert code == 0 and json.loads(out)["at_iou_50"]["recall"] == 1.0
 
 
-def test_view_writes_the_page_beside_the_scene(
+def test_view_writes_the_page_that_it_is_told(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, scene_folder: Path
 ) -> None:
     written = []
     report = types.ModuleType("protoscene.report")
     report.write_page = lambda *given: written.append(given)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "protoscene.report", report)
-    code, out, err = run(capsys, "view", scene_folder)
-    assert (code, out, err) == (0, f"page: {scene_folder}.html\n", "protoscene: report\n")
-    truth = truth_of(a_scene(), scene_folder)
     page = scene_folder.parent / "page.html"
+    code, out, err = run(capsys, "view", scene_folder, "--html", page)
+    assert (code, out, err) == (0, f"page: {page}\n", "protoscene: report\n")
+    truth = truth_of(a_scene(), scene_folder)
     run(capsys, "view", scene_folder, "--html", page, "--truth", truth)
-    assert [given[1] for given in written] == [Path(f"{scene_folder}.html"), page]
+    assert [given[1] for given in written] == [page, page]
     assert written[0][2:] == (None, None) and written[1][3].at_iou_50.recall == 1.0
     page.write_text("")
     code, _, err = run(capsys, "view", scene_folder, "--html", page)

@@ -23,7 +23,7 @@ background propose follow crops register detail backdrop
 pieces symmetry mirror paint colours shape start refine dictionary lidar discover
 labels targets samples networks model farm distil learn detect parse truth matching pose_errors
 shape_errors score_pictures score score_table export
-report synth cli""",
+report viewer synth cli""",
 )
 """A file imports only from those before it; a package (folder) counts as one."""
 

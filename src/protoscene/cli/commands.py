@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import io
 import math
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional
 
-from protoscene.cli.jobs import Six, discovered, report, scored, settings_of
+from protoscene.cli import interrupts
+from protoscene.cli.jobs import Six, discovered, report, scored, settings_of, viewer
 from protoscene.cli.options import (
     Common,
     OutputFolder,
@@ -32,7 +34,9 @@ from protoscene.files import OutputLock, new_folder, write_file
 if TYPE_CHECKING:
     import numpy as np
 
+    from protoscene.recording import Recording
     from protoscene.scene import Scene
+    from protoscene.score import ScoreCard
 
 PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 COMPOSE_BYTES = 64
@@ -207,29 +211,43 @@ class Score(Common):
 
 @dataclass(kw_only=True)
 class View(Reading):
-    """Writes the report page of a scene: one file to open in a browser."""
+    """Shows the report page of a scene: serves it to browsers on this machine, or writes it.
+
+    The address is printed, opens with its token only, and ends with Ctrl-C.
+    """
 
     scene: SceneFolder
     """Folder of the scene."""
-    html: Annotated[Path | None, shown_as("FILE", "(default: SCENE.html)")] = None
-    """The page to be written; must not exist."""
+    html: Annotated[Path | None, shown_as("FILE")] = None
+    """Write the page, as one file to open in a browser, instead of serving it; must not exist."""
     recording: Annotated[Path | None, shown_as("RECORDING")] = None
     """Show its pictures beside the rendered ones."""
     truth: Annotated[Path | None, shown_as("TRUTH")] = None
     """Show the scores against it."""
 
     def run(self) -> None:
-        page = self.html or Path(f"{self.scene}.html")
-        with OutputLock(page):
-            from protoscene.store import load_scene
+        if self.html is None:
+            self._serve()
+            return
+        with OutputLock(self.html):
+            scene, recording, card = self._shown()
+            report(scene, self.html, recording, card)
+        say_result({"page": str(self.html)}, self.json)
 
-            scene = load_scene(self.scene)
-            recording = self.load(self.recording) if self.recording else None
-            if recording is not None:
-                recording.require_pictures()
-            card = scored(scene, self.truth) if self.truth else None
-            report(scene, page, recording, card)
-        say_result({"page": str(page)}, self.json)
+    def _shown(self) -> tuple[Scene, Recording | None, ScoreCard | None]:
+        from protoscene.store import load_scene
+
+        scene = load_scene(self.scene)
+        recording = self.load(self.recording) if self.recording else None
+        if recording is not None:
+            recording.require_pictures()
+        return scene, recording, scored(scene, self.truth) if self.truth else None
+
+    def _serve(self) -> None:
+        with viewer(*self._shown()) as serving:
+            say_result({"url": serving.url}, self.json)
+            sys.stdout.flush()
+            serving.serve(interrupts.check)
 
 
 def check_time(scene: Scene, time: float, file: object, field: str) -> None:

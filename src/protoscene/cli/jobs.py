@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from protoscene.recording import Recording
     from protoscene.scene import Scene
     from protoscene.score import ScoreCard
+    from protoscene.viewer import Viewer
 
 Six = tuple[float, float, float, float, float, float]
 
@@ -53,3 +54,13 @@ def report(scene: Scene, page: Path, recording: Recording | None, card: ScoreCar
     with progress() as show:
         show("report", 0, 1)
         write_page(scene, page, recording, card)
+
+
+def viewer(scene: Scene, recording: Recording | None, card: ScoreCard | None) -> Viewer:
+    """A server of the report page, which has its address but does not answer yet."""
+    from protoscene.report import page
+    from protoscene.viewer import Viewer
+
+    with progress() as show:
+        show("report", 0, 1)
+        return Viewer(page(scene, recording, card))

@@ -14,6 +14,7 @@ from protoscene.cli import interrupts
 from protoscene.errors import printable
 
 LONGEST_LINE = 240
+LONGEST_RESULT = 100_000
 LINE_SECONDS = 10
 
 Progress = Callable[[str, int, int], None]
@@ -21,8 +22,10 @@ Progress = Callable[[str, int, int], None]
 
 
 def say(text: str) -> None:
-    """A line of the result; a character that the terminal cannot show is written as its code."""
+    """A line of the result; a character that the terminal cannot show, or would obey, is written as
+    its code."""
     encoding = sys.stdout.encoding or "utf-8"
+    text = printable(text, LONGEST_RESULT)
     print(text.encode(encoding, "backslashreplace").decode(encoding))
 
 

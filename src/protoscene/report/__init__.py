@@ -1,5 +1,5 @@
 """The report: one self-contained page that shows a scene beside the recording it explains."""
 
-from protoscene.report.page import write_page
+from protoscene.report.page import Page, page, write_page
 
-__all__ = ["write_page"]
+__all__ = ["Page", "page", "write_page"]

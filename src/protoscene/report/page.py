@@ -6,6 +6,7 @@ import base64
 import hashlib
 import html
 from collections.abc import Iterable
+from dataclasses import dataclass
 from html.parser import HTMLParser
 from importlib.resources import files
 from pathlib import Path
@@ -38,11 +39,19 @@ def write_page(
     and is the same, byte for byte, for the same input. Raises Refused where a picture of
     ``recording`` cannot be read, OSError where ``path`` cannot be written.
     """
-    write_file(path, page(scene, recording, card).encode())
+    write_file(path, page(scene, recording, card).html.encode())
 
 
-def page(scene: Scene, recording: Recording | None, card: ScoreCard | None) -> str:
-    """The page's text."""
+@dataclass(frozen=True)
+class Page:
+    """The page's text, and the Content-Security-Policy that it carries."""
+
+    html: str
+    policy: str
+
+
+def page(scene: Scene, recording: Recording | None = None, card: ScoreCard | None = None) -> Page:
+    """The page that :func:`write_page` writes."""
     player = timeline_document(scene, recording)
     script = _part("page.js")
     parts = [
@@ -55,12 +64,14 @@ def page(scene: Scene, recording: Recording | None, card: ScoreCard | None) -> s
         sections.footer(scene),
     ]
     hashes = " ".join(_source(text) for text in [script, *_scripts(player)])
-    return Template(_part("page.html")).substitute(
-        policy=html.escape(POLICY.format(scripts=hashes)),
+    policy = POLICY.format(scripts=hashes)
+    text = Template(_part("page.html")).substitute(
+        policy=html.escape(policy),
         style=_part("page.css"),
         script=script,
         body="\n".join(part for part in parts if part),
     )
+    return Page(text, policy)
 
 
 def _part(name: str) -> str:
