@@ -235,15 +235,14 @@ def rounds(options: Options, learnt: Learnt, way: str) -> dict[str, dict[str, fl
 def markdown(options: Options, rows: dict[str, dict[str, float]]) -> str:
     lines = [
         "| labels | added | precision | parked labelled | AP@.5 | moving recall@.5 | "
-        "parked recall@.5 | precision@.5 |",
-        "|---|---|---|---|---|---|---|---|",
+        "parked recall@.5 | precision@.5 | yaw, ° |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     keys = ("label_precision", "label_recall", "ap50", "moving_recall", "parked_recall")
     for name, row in rows.items():
         cells = [f"{row[key]:.3f}" if row[key] == row[key] else "" for key in keys]
-        lines.append(
-            f"| {name} | {row['labels']:.0f} | {' | '.join(cells)} | {row['precision']:.3f} |"
-        )
+        cells += [f"{row['precision']:.3f}", f"{row['yaw_deg']:.0f}"]
+        lines.append(f"| {name} | {row['labels']:.0f} | {' | '.join(cells)} |")
     note = (
         f"Each row: two detectors, each of half of the {len(TRAIN)} recordings (seed "
         f"{options.seed}, {options.steps} steps), tested on the other seeds and rigs of "
