@@ -24,6 +24,8 @@ from protoscene.volume import Volume
 
 BACKGROUND_FACES = 120_000
 PROTOTYPE_FACES = 40_000
+ALL_OBJECTS_FACES = 200_000
+"""Each object carries a mesh of its own; many objects share this, or the page would grow."""
 MAX_CAMERAS = 12
 AMBIENT, SUN = 2.2, 1.2
 """Colours were recorded with their light; more of it than shows the shape would change them."""
@@ -129,7 +131,8 @@ class _Actor:
         self.track = thing.track
         self.frame = stage.add_frame(name, show_axes=False, visible=False)
         volume = Volume(scene.prototypes.rgba(k), scene.prototypes.grid(k))
-        mesh = _add_mesh(stage, f"{name}/prototype", at_most(volume, PROTOTYPE_FACES), True)
+        n_faces = min(PROTOTYPE_FACES, ALL_OBJECTS_FACES // len(scene.objects))
+        mesh = _add_mesh(stage, f"{name}/prototype", at_most(volume, n_faces), True)
         box = stage.add_line_segments(
             f"{name}/box", box_with_nose(np.array(thing.dims_m)), colors=colour,
             thickness=2.0, thickness_units="screen",
