@@ -255,3 +255,21 @@ def test_only_temporaries_and_locks_are_removed(tmp_path: Path) -> None:
         write_file(tmp_path / name, b"")
     remove_temporaries(tmp_path)
     assert {p.name for p in tmp_path.iterdir()} == kept
+
+
+def test_a_forked_child_does_not_hold_its_parents_lock(tmp_path: Path) -> None:
+    ready, done = os.pipe(), os.pipe()
+    with OutputLock(tmp_path / "out"):
+        child = os.fork()
+        if child == 0:
+            os.write(ready[1], b".")
+            os.read(done[0], 1)
+            os._exit(0)
+        os.read(ready[0], 1)
+        # What remains when the parent is killed: nobody removes the file or lets go of the lock.
+        holders = [fd.readlink() for fd in Path(f"/proc/{child}/fd").iterdir() if fd.is_symlink()]
+    os.write(done[1], b".")
+    os.waitpid(child, 0)
+    for descriptor in (*ready, *done):
+        os.close(descriptor)
+    assert not [name for name in map(str, holders) if name.endswith(".lock")]

@@ -42,6 +42,20 @@ def prepare_output(path: Path) -> None:
         raise Refused(path, "output", "its parent folder is not writable")
 
 
+_held: set[int] = set()
+"""Descriptors of the locks that this process holds."""
+
+
+def _let_go() -> None:
+    """A forked child shares its parent's locks, and would hold them on after a killed parent."""
+    for descriptor in _held:
+        os.close(descriptor)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
+
+
 class OutputLock:
     """The right to write ``path``, held from entry to exit: one process at a time.
 
@@ -59,6 +73,7 @@ class OutputLock:
     def __enter__(self) -> OutputLock:
         prepare_output(self.path)
         self._descriptor = self._acquire()
+        _held.add(self._descriptor)
         try:
             prepare_output(self.path)  # it may have appeared before the lock was ours
             os.ftruncate(self._descriptor, 0)
@@ -104,6 +119,9 @@ class OutputLock:
         return os.path.samestat(named, os.fstat(descriptor))
 
     def _release(self) -> None:
+        if self._descriptor not in _held:
+            return  # a child's, which has let go
+        _held.remove(self._descriptor)
         with suppress(OSError):
             self._file.unlink()  # before the lock is let go, so that the file is ours
         os.close(self._descriptor)
