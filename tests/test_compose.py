@@ -117,6 +117,16 @@ def test_prototypes_from_2_to_40_voxels_in_one_dictionary(backend: str) -> None:
     same(case.composed(backend), case.composed("reference"))
 
 
+@each_fast_backend
+def test_prototypes_of_8_and_128_voxels_in_one_dictionary(backend: str) -> None:
+    case = mixed_sizes()
+    volumes = (random(4, 8, 8, 8, seed=1), random(4, 128, 128, 128, seed=2))
+    which = torch.arange(len(case.placements)) % 2
+    placements = replace(case.placements, which=which)
+    case = Case(volumes, (0.05, 0.006), placements, case.grid)
+    same(case.composed(backend), case.composed("reference"))
+
+
 @each_backend
 @few
 @given(case=cases(), cap=st.sampled_from(["hard", "smooth"]))
