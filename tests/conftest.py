@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -23,3 +26,17 @@ def no_forbidden_event() -> Iterator[None]:
     found = list(suite_guard.violations)
     suite_guard.violations.clear()
     assert not found, found
+
+
+STUDIES = Path(__file__).resolve().parent.parent / "studies"
+
+
+@pytest.fixture
+def study(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], ModuleType]]:
+    """Imports a study by name, and forgets all of them afterwards."""
+    monkeypatch.syspath_prepend(STUDIES)
+    before = set(sys.modules)
+    yield __import__
+    for name in set(sys.modules) - before:
+        if (STUDIES / f"{name}.py").is_file():
+            sys.modules.pop(name)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,19 +13,6 @@ from protoscene.geometry import centred_grid
 from protoscene.synth import TINY
 from protoscene.synth.things import build_thing
 from protoscene.volume import Volume
-
-STUDIES = Path(__file__).resolve().parent.parent / "studies"
-
-
-@pytest.fixture
-def study(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Imports a study by name, and forgets all of them afterwards."""
-    monkeypatch.syspath_prepend(STUDIES)
-    before = set(sys.modules)
-    yield __import__
-    for name in set(sys.modules) - before:
-        if (STUDIES / f"{name}.py").is_file():
-            sys.modules.pop(name)
 
 
 def test_a_true_shape_is_complete_and_its_half_is_not(study) -> None:

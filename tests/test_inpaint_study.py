@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
-STUDIES = Path(__file__).resolve().parent.parent / "studies"
-
 
 @pytest.fixture
-def study(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(STUDIES)
-    before = set(sys.modules)
-    import inpaint
-
-    yield inpaint
-    for name in set(sys.modules) - before:
-        if (STUDIES / f"{name}.py").is_file():
-            sys.modules.pop(name)
+def study(study: Any) -> Any:
+    return study("inpaint")
 
 
 def test_what_is_hidden_is_scored_alone(study) -> None:

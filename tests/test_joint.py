@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import math
-import sys
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -27,8 +24,6 @@ from protoscene.gains import (
 )
 from protoscene.joint import boxes, merged, random_prototypes, restarted, squared
 from protoscene.slots import Slots, centres, find, slots_around, slots_of
-
-STUDIES = Path(__file__).resolve().parent.parent / "studies"
 
 
 def blob(side: int = 12, layers: int = 4) -> torch.Tensor:
@@ -184,17 +179,6 @@ def test_a_box_is_the_closest_fit() -> None:
     x, y, *size = boxes(squared(askew))[0].tolist()
     assert (x, y) == pytest.approx((0, 0), abs=0.6)
     assert size == pytest.approx([8, 4, 4], abs=1.01)
-
-
-@pytest.fixture
-def study(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Imports a study by name, and forgets all of them afterwards."""
-    monkeypatch.syspath_prepend(STUDIES)
-    before = set(sys.modules)
-    yield __import__
-    for name in set(sys.modules) - before:
-        if (STUDIES / f"{name}.py").is_file():
-            sys.modules.pop(name)
 
 
 def test_kinds_and_places_from_random_prototypes(study, tmp_path, capsys) -> None:

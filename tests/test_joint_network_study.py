@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,20 +15,12 @@ from protoscene.joint import Joint
 from protoscene.networks import Detector
 from protoscene.slots import Finds
 
-STUDIES = Path(__file__).resolve().parent.parent / "studies"
 GRID = Grid((-1.6, -1.6, 0.0), 0.1, (8, 32, 32))
 
 
 @pytest.fixture
-def study(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(STUDIES)
-    before = set(sys.modules)
-    import joint_network
-
-    yield joint_network
-    for name in set(sys.modules) - before:
-        if (STUDIES / f"{name}.py").is_file():
-            sys.modules.pop(name)
+def study(study: Any) -> Any:
+    return study("joint_network")
 
 
 @pytest.fixture

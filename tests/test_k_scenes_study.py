@@ -3,27 +3,11 @@
 from __future__ import annotations
 
 import re
-import sys
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-
-STUDIES = Path(__file__).resolve().parent.parent / "studies"
-
-
-@pytest.fixture
-def study(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Imports a study by name, and forgets all of them afterwards."""
-    monkeypatch.syspath_prepend(STUDIES)
-    before = set(sys.modules)
-    yield __import__
-    for name in set(sys.modules) - before:
-        if (STUDIES / f"{name}.py").is_file():
-            sys.modules.pop(name)
 
 
 def table(text: str, columns: int) -> dict[str, list[str]]:
