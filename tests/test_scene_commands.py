@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from cli_runs import fake_discover, files_of, recording, run
 from protoscene.store import load_scene, save_scene
 from report_scenes import TIMES, toy_scene
-from test_cli import fake_discover, files_of, recording, run
 
 __all__ = ["fake_discover", "recording"]  # fixtures of theirs
 
