@@ -129,7 +129,7 @@ def test_a_model_json_that_contradicts_itself_is_refused(
 
 def test_a_scene_is_no_model_and_pickles_are_not_read(saved: Path, tmp_path: Path) -> None:
     (tmp_path / "model.pt").write_bytes(b"\x80\x04")
-    with pytest.raises(Refused, match=r"model\.pt: model: is not a folder"):
+    with pytest.raises(Refused, match=r"model\.pt: model: a pickle is never loaded"):
         load_model(tmp_path / "model.pt")
     with pytest.raises(Refused, match="gone: model: is missing"):
         load_model(tmp_path / "gone")

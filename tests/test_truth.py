@@ -84,7 +84,7 @@ def changed(path: str, value: object) -> dict:
 @pytest.mark.parametrize(
     ("content", "field"),
     [
-        ("{", "JSON"),
+        ("{", "line 1:2"),
         ("[]", "top level"),
         (changed("format", "other"), "format"),
         (changed("version", 2), "version"),

@@ -22,6 +22,8 @@ from torch import Tensor
 
 from protoscene.errors import Refused
 from protoscene.files import OutputLock, check_disk_space, new_folder, write_file
+from protoscene.formats.foreign import refuse_file
+from protoscene.formats.manifest import read_json
 from protoscene.formats.paths import read_file, resolve_inside
 
 MOST_JSON_BYTES = 64 * 2**20
@@ -95,7 +97,9 @@ def read_sealed(folder: Path, json_name: str, noun: str, form: str, kind: type[E
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise Refused(folder, noun, "is not a folder" if folder.exists() else "is missing")
+        if folder.exists():
+            refuse_file(folder, noun, f"a {noun}'s folder")
+        raise Refused(folder, noun, "is missing")
     file = folder / json_name
     data = read_file(file, noun, MOST_JSON_BYTES)
     header = _decoded(file, data, noun, _Header)
@@ -123,6 +127,7 @@ def _check_own_hash(file: Path, data: bytes, noun: str, entry: Sealed) -> None:
         keys = _decoded(file, data, noun, dict[str, msgspec.Raw])
         if close := get_close_matches("sha256", [k for k in keys if k != "made_by"], 1, 0.7):
             raise Refused(file, close[0], "unknown field; did you mean 'sha256'?")
+        read_json(file)  # by hand a key is easily written twice
         return
     digits = str(entry.sha256).encode()
     zeros = data.replace(digits, NO_HASH.encode())

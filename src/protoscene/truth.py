@@ -19,13 +19,13 @@ import msgspec
 import numpy as np
 
 from protoscene.errors import Refused
-from protoscene.formats.paths import read_file, resolve_inside
+from protoscene.formats.manifest import read_json
+from protoscene.formats.paths import resolve_inside
 from protoscene.scene import SceneObject, Track
 
 Triple = tuple[float, float, float]
 Symmetry = Literal["half_turn", "quarter_turn", "round"] | None
 
-MOST_BYTES = 64 * 2**20
 TIME_TOLERANCE_S = 1e-4
 """Times closer than this are one instant: what a decimal time in a file may have lost."""
 
@@ -90,13 +90,15 @@ class _Truth(msgspec.Struct):
 def load_truth(path: str | Path) -> Truth:
     """Reads and checks a truth.json. Raises Refused naming the field that is wrong."""
     path = Path(path)
+    document = read_json(path)
+    version = document.get("version") if isinstance(document, dict) else None
+    if isinstance(version, int) and version > 1:
+        raise Refused(path, "version", f"made by version {version}, this reads ≤ 1")
     try:
-        raw = msgspec.json.decode(read_file(path, "file", MOST_BYTES), type=_Truth)
+        raw = msgspec.convert(document, type=_Truth)
     except msgspec.ValidationError as error:
         problem, _, field = str(error).partition(" - at `$")
         raise Refused(path, field.strip(".`") or "top level", problem) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Refused(path, "JSON", str(error)) from error
     if not raw.times:
         raise Refused(path, "times", "no instant")
     _check_times(path, "times", raw.times)

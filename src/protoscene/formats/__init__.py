@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from protoscene.errors import Refused
+from protoscene.formats.foreign import refuse_file
 from protoscene.formats.frames import Listing, recording_of
 from protoscene.formats.kitti import FOLDER, read_kitti
 from protoscene.formats.problems import Problems
@@ -50,7 +51,9 @@ def open_recording(
     if root.suffix == ".json" and root.is_file():
         root, manifest = root.parent, root
     if not root.is_dir():
-        problem = "not a folder" if root.exists() else "folder does not exist"
+        if root.exists():
+            refuse_file(root, "recording", "a recording's folder")
+        problem = "folder does not exist"
         raise Refused(root, "recording", problem, expected="a recording's folder")
     try:
         layout = format or ("transforms" if manifest else _recognised(root))

@@ -107,8 +107,10 @@ def _sweep_files(root: Path) -> list[Path]:
         problem = "name of a sweep is not a number"
         raise Refused(folder / other[0], "sweeps", problem, other[0], "000000.bin and so on")
     if not 1 <= len(names) <= MAX_FRAMES:
+        others = sorted({file.suffix for file in folder.iterdir()})
         expected = "velodyne/000000.bin and so on"
-        raise Refused(folder, "sweeps", f"recording has {len(names)} sweeps", expected=expected)
+        got = f"only {', '.join(others)}" if others and not names else None
+        raise Refused(folder, "sweeps", f"recording has {len(names)} sweeps", got, expected)
     names.sort(key=lambda name: (int(name[:-4]), name))
     numbers = [int(name[:-4]) for name in names]
     for before, after, name in zip(numbers, numbers[1:], names[1:], strict=False):

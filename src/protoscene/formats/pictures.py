@@ -19,6 +19,7 @@ from PIL import Image
 
 from protoscene.errors import Refused
 from protoscene.formats.arrays import ZIP_MAGIC, array_header, npy_bytes, parse_npy
+from protoscene.formats.foreign import kind_of
 from protoscene.formats.lens import MAX_PIXELS
 from protoscene.formats.paths import read_file, require_regular
 
@@ -117,7 +118,7 @@ def _header(path: Path, field: str) -> Header:
                 header = Header(kind, shape[1], shape[0], samples)
             else:
                 problem = "file is neither PNG, JPEG, .npy nor .npz"
-                raise Refused(path, field, problem, got=f"first bytes {magic!r}")
+                raise Refused(path, field, problem, kind_of(path) or f"first bytes {magic!r}")
     except OSError as error:
         raise Refused(path, field, f"file cannot be read: {error}") from error
     got = f"{header.width}×{header.height}"
