@@ -123,6 +123,26 @@ def test_reading_passes_gradients_on() -> None:
     assert all(bool((g != 0).any()) for g in grads)
 
 
+@pytest.mark.parametrize("through", ["turn", "rest"])
+def test_a_yaw_is_found_by_its_gradient_through_bins_or_residuals_alone(through: str) -> None:
+    said = {name: torch.zeros(3, BINS, dtype=torch.float64) for name in ("turn", "rest")}
+    for row, best in enumerate((0, 5, 11)):
+        said["turn"][row, best] = 2.0
+    leaf = said[through].requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda own: read_yaw(*(own if n == through else v for n, v in said.items())), (leaf,)
+    )
+    wanted = read_yaw(**said).detach() + math.radians(8) * torch.tensor([1, -1, 1])
+    optimiser = torch.optim.Adam([leaf], 0.02)
+    for _ in range(100):
+        loss = (1 - torch.cos(read_yaw(**said) - wanted)).sum()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    off = read_yaw(**said).detach() - wanted
+    assert float((1 - torch.cos(off)).max()) < 1e-4
+
+
 def test_of_two_boxes_on_each_other_the_likely_one_stays() -> None:
     prediction = perfect(batch([a_sample()]))
     row, column = torch.nonzero(prediction.heat[0] > 0)[0].tolist()
