@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,12 +42,14 @@ class Scenery:
         return len(self.views)
 
 
-def things_of(seed: int, n: int) -> list[Thing]:
-    """``n`` kinds that have a yaw, each in its own colours."""
+def things_of(seed: int, n: int, factors: Sequence[float] = (1.0,)) -> list[Thing]:
+    """``n`` kinds that have a yaw, each in its own colours, in all the sizes of ``factors``."""
     random = np.random.default_rng(seed)
     kinds, colours = random.permutation(len(FACING)), random.permutation(8)
     return [
-        build_thing(FACING[k], int(c), 1.0) for k, c in zip(kinds[:n], colours[:n], strict=True)
+        build_thing(FACING[k], int(c), factor)
+        for factor in factors
+        for k, c in zip(kinds[:n], colours[:n], strict=True)
     ]
 
 
@@ -83,13 +85,15 @@ def whole_scenes(
     things: list[Thing], n: int, seed: int, resolution: int
 ) -> Iterator[tuple[np.ndarray, list[Piece], np.random.Generator]]:
     """``n`` solid scenes of three or four of the things each, in random places and yaws; every
-    second thing touches the one before. With what goes on drawing."""
+    second thing touches the one before. Things of one name are of one kind. With what goes on
+    drawing."""
     random = np.random.default_rng([seed, 1])
     grid = scene_grid(resolution)
+    kinds = list(dict.fromkeys(thing.kind for thing in things))
     for _ in range(n):
         placed = [
-            _placed(things[kind], int(kind), grid, random)
-            for kind in random.integers(len(things), size=int(random.integers(3, 5)))
+            _placed(things[i], kinds.index(things[i].kind), grid, random)
+            for i in random.integers(len(things), size=int(random.integers(3, 5)))
         ]
         kept = _apart(placed, random)
         whole = _ground(grid)

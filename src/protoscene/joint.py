@@ -75,37 +75,40 @@ def learn_jointly(
     """Prototypes and placements of instants in which things about ``size_m`` wide stand.
 
     ``seen`` has an even number of layers; ``prototypes``, to start from, have voxels twice as large
-    and half as many layers. ``looks`` are what annealing tries, stage after stage; left out, all
-    yaws at once. Its ``temperature`` falls to ``COLD``, as it should be from the beginning where
-    the prototypes are known already. Raises ValueError where no instant shows a thing.
+    and half as many layers. ``looks`` are what annealing tries, stage after stage, the last of them
+    what all the rest tries too; left out, all yaws at once. Its ``temperature`` falls to ``COLD``,
+    as it should be from the beginning where the prototypes are known already. Raises ValueError
+    where no instant shows a thing.
     """
     coarse = F.avg_pool3d(seen, 2)
     side = prototypes.shape[-1]
     places = centres(coarse, 2 * voxel_size, size_m)
     slots = slots_around(coarse, places, side + 2 * WINDOW)
-    stages, all_yaws = looks or (Looks.of(YAWS),), Looks.of(YAWS)
+    stages = looks or (Looks.of(YAWS),)
+    every = stages[-1]
     for i, stage in enumerate(stages):
         hot = [assign.decayed(temperature, COLD, (i + d) / len(stages)) for d in (0, 1)]
         prototypes = anneal(slots, prototypes, stage, random, ROUNDS // len(stages), *hot)
-    prototypes, poses = settle(slots, prototypes, all_yaws)
+    prototypes, poses = settle(slots, prototypes, every)
     least = LEAST_GAIN * float(poses.gain.median())
     fine = F.interpolate(prototypes, scale_factor=2, mode="trilinear")
     for sweep in range(SWEEPS):
-        finds, slots = located(seen, prototypes, fine, least)
-        fine, found = fitted(slots, fine, all_yaws)
+        finds, slots = located(seen, prototypes, fine, least, every)
+        fine, found = fitted(slots, fine, every)
         if sweep == 0:
-            fine = restarted(slots, fine, found, all_yaws)
-        fine, found = fitted(slots, squared(fine), all_yaws, 1)
+            fine = restarted(slots, fine, found, every)
+        fine, found = fitted(slots, squared(fine), every, 1)
         finds = at_best(finds, slots, found)
-        prototypes, poses = coarsened(coarse, finds, fine, prototypes, all_yaws)
+        prototypes, poses = coarsened(coarse, finds, fine, prototypes, every)
         least = LEAST_GAIN * float(poses.gain.median())
     return Joint(fine, prototypes, least, finds)
 
 
 def recognise(joint: Joint, seen: Float[Tensor, "n 6 z y x"]) -> Finds:
-    """The same things in other instants (or in those, anew)."""
-    finds, slots = located(seen, joint.coarse, joint.prototypes, joint.least)
-    return at_best(finds, slots, explain(slots.seen, joint.prototypes, Looks.of(YAWS)))
+    """The same things, as large, in other instants (or in those, anew)."""
+    looks = Looks.of(YAWS)
+    finds, slots = located(seen, joint.coarse, joint.prototypes, joint.least, looks)
+    return at_best(finds, slots, explain(slots.seen, joint.prototypes, looks))
 
 
 def located(
@@ -113,9 +116,10 @@ def located(
     coarse: Float[Tensor, "K 4 h s s"],
     fine: Float[Tensor, "K 4 z q p"],
     least: float,
+    looks: Looks,
 ) -> tuple[Finds, Slots]:
     """What is found on voxels twice as large, and the evidence around it without its neighbours."""
-    finds = find(F.avg_pool3d(seen, 2), coarse, Looks.of(YAWS), least).resized(2)
+    finds = find(F.avg_pool3d(seen, 2), coarse, looks, least).resized(2)
     return finds, slots_of(seen, finds, fine, fine.shape[-1] + 2 * WINDOW)
 
 
