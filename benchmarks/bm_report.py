@@ -4,8 +4,8 @@
 
 A scene is made up: a street of boxes on 256 × 256 × 32 voxels, objects on circles, each with a
 prototype of its own of noise. Nothing of it repeats: what is measured is larger than a real page.
-The first picture is there when the player's frame shows many colours; taking screenshots to see
-that costs time of its own.
+The first picture is there when the canvas shows many colours; taking screenshots to see that costs
+time of its own.
 """
 
 from __future__ import annotations
@@ -99,8 +99,8 @@ def first_picture(browser: Path, page: Path) -> tuple[float, float]:
         visit = opened.new_page(viewport={"width": 1280, "height": 800})
         before, began = _seconds_of_children(), time.monotonic()
         visit.goto(page.as_uri(), wait_until="commit")
-        frame = visit.locator("iframe")
-        while _colours(frame.screenshot()) < MANY_COLOURS:
+        canvas = visit.locator("#stage")
+        while _colours(canvas.screenshot()) < MANY_COLOURS:
             visit.wait_for_timeout(50)
         wall, processor = time.monotonic() - began, _seconds_of_children() - before
         opened.close()
@@ -108,9 +108,9 @@ def first_picture(browser: Path, page: Path) -> tuple[float, float]:
 
 
 def _colours(screenshot: bytes) -> int:
-    """Of the frame without the notice above and the bar below."""
+    """Of the canvas without the switches above."""
     with Image.open(io.BytesIO(screenshot)) as picture:
-        pixels = np.asarray(picture.convert("RGB"))[160:-60]
+        pixels = np.asarray(picture.convert("RGB"))[60:]
     return len(np.unique(pixels.reshape(-1, 3), axis=0))
 
 

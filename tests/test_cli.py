@@ -45,7 +45,7 @@ def test_help_is_fast_and_imports_nothing_heavy() -> None:
 import sys
 from protoscene.cli import main
 code = main(["discover", "--help"])
-heavy = {"torch", "numba", "numpy", "viser", "PIL", "scipy", "rich"} & set(sys.modules)
+heavy = {"torch", "numba", "numpy", "PIL", "scipy", "rich"} & set(sys.modules)
 sys.exit(f"imported {heavy}" if heavy else code)
 """
     environment = {**os.environ, "PYTHONPATH": SOURCE}

@@ -194,7 +194,6 @@ def test_what_works_on_pictures_refuses_sweeps(
     given = [str(folder), "-o", str(tmp_path / "out")]
     for command in (
         ["learn", *given],
-        ["view", str(tmp_path / "scene"), "--recording", str(folder)],
         ["export", str(tmp_path / "scene"), "--to", "transforms", "--recording", *given],
     ):
         assert main(command) == 2

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
-import html
 import io
+import json
 import re
+import threading
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,21 +17,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import viser
 from PIL import Image
 from playwright.sync_api import Browser, ConsoleMessage, sync_playwright
+from scipy.spatial import cKDTree
 
 import scored_scenes
 from protoscene.errors import printable
 from protoscene.geometry import Grid
 from protoscene.prototypes import VoxelPrototypes
-from protoscene.recording import Frame, Recording, View
-from protoscene.report import turntable, write_page
+from protoscene.recording import Frame, Recording, Sweep, SweepEntry, View
+from protoscene.report import page, turntable, write_page
 from protoscene.report.strips import object_strips
-from protoscene.report.timeline import timeline_document
+from protoscene.report.timeline import timeline_of
 from protoscene.scene import Background, Scene, Track
 from protoscene.score import score_objects
 from protoscene.score_table import readable
+from protoscene.surface import visible_faces
+from protoscene.viewer import Viewer
 from protoscene.volume import Volume
 from report_scenes import TIMES, toy_recording, toy_scene
 
@@ -72,16 +77,16 @@ def browser() -> Iterator[Browser]:
 
 
 class Visit:
-    """A page opened from its file, with everything it complained of or asked for."""
+    """A page opened from its file or address, with all that it complained of or asked for."""
 
-    def __init__(self, browser: Browser, path: Path) -> None:
+    def __init__(self, browser: Browser, place: Path | str) -> None:
         self.page = browser.new_page(viewport={"width": 1280, "height": 800})
         self.errors: list[str] = []
         self.requests: list[str] = []
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("console", self._heard)
         self.page.on("request", lambda request: self.requests.append(request.url))
-        self.address = path.as_uri()
+        self.address = place if isinstance(place, str) else place.as_uri()
         self.page.route(lambda url: url != self.address, lambda route: route.abort())
         self.page.goto(self.address)
 
@@ -90,60 +95,181 @@ class Visit:
             self.errors.append(message.text)
 
     def canvas(self) -> np.ndarray:
-        """The player's pixels without the notice about software drawing and without the bar."""
-        with Image.open(io.BytesIO(self.page.locator("iframe").screenshot())) as picture:
-            return np.asarray(picture.convert("RGB")).astype(int)[160:-60]
+        """The pixels of the 3-D view below its switches."""
+        with Image.open(io.BytesIO(self.page.locator("#stage").screenshot())) as picture:
+            return np.asarray(picture.convert("RGB")).astype(int)[TOP:]
 
-    def still(self, wanted: Callable[[np.ndarray], bool]) -> np.ndarray:
-        """The player's pixels once they are as wanted and no longer change."""
-        before = self.canvas()
-        for _ in range(240):
-            self.page.wait_for_timeout(250)
+    def drawn(self, wanted: Callable[[np.ndarray], bool]) -> np.ndarray:
+        """The view's pixels once they are as wanted."""
+        for _ in range(200):
             pixels = self.canvas()
-            if wanted(pixels) and (pixels == before).all():
+            if wanted(pixels):
                 return pixels
-            before = pixels
-        raise AssertionError("the player never drew what was waited for")
+            self.page.wait_for_timeout(100)
+        raise AssertionError("what was waited for was never drawn")
 
-    def changed(self, before: np.ndarray) -> None:
-        for _ in range(80):
-            self.page.wait_for_timeout(250)
-            if (np.abs(self.canvas() - before).max(axis=-1) > 40).sum() > 1000:
-                return
-        raise AssertionError("the player stands still")
+    def go(self, instant: int) -> None:
+        self.page.locator("#timeline").fill(str(instant))
+
+    def switch(self, layer: str, on: bool) -> None:
+        self.page.locator(f"[data-layer={layer}]").set_checked(on)
+
+    def click(self, coloured: np.ndarray) -> None:
+        """Clicks on the middle of the pixels (rows, columns) that are so coloured."""
+        row, column = (int(np.median(numbers)) for numbers in np.nonzero(coloured))
+        self.page.locator("#stage").click(position={"x": column, "y": row + TOP})
+
+    def chosen(self) -> str:
+        """What is said of the object that is chosen."""
+        place = self.page.locator("#chosen")
+        return place.inner_text() if place.is_visible() else ""
 
 
-def reddish(pixels: np.ndarray) -> int:
-    """How many pixels show the red block; boxes and tracks are of other colours."""
-    red, green, blue = np.moveaxis(pixels, -1, 0)
-    return int(((red > 150) & (green < 70) & (blue < 70)).sum())
+TOP = 60
 
 
-def greenish(pixels: np.ndarray) -> int:
-    """How many pixels show the upper half of the post."""
-    red, green, blue = np.moveaxis(pixels, -1, 0)
-    return int(((green > red + 60) & (green > blue + 40)).sum())
+def red(pixels: np.ndarray) -> np.ndarray:
+    """Which pixels show the red block; boxes and tracks are of other colours."""
+    r, g, b = np.moveaxis(pixels, -1, 0)
+    return (r > 150) & (g < 70) & (b < 70)
+
+
+def green(pixels: np.ndarray) -> np.ndarray:
+    """Which pixels show the upper half of the post."""
+    r, g, b = np.moveaxis(pixels, -1, 0)
+    return (g > r + 60) & (g > b + 40)
+
+
+def grey(pixels: np.ndarray) -> np.ndarray:
+    """Which pixels show the floor."""
+    return (np.ptp(pixels, axis=-1) < 25) & (pixels.max(axis=-1) < 215)
 
 
 def test_the_page_opens_draws_and_plays_without_a_request_or_an_error(browser, written):
-    _, _, path = written
-    visit = Visit(browser, path)
-    slider = visit.page.frame_locator("iframe").locator(".mantine-Slider-track")
-    area = slider.bounding_box(timeout=30000)
-
-    def scrub(share: float) -> None:
-        visit.page.mouse.click(area["x"] + share * area["width"], area["y"] + area["height"] / 2)
-
-    scrub(0.02)
-    first = visit.still(lambda pixels: reddish(pixels) > 500 and greenish(pixels) > 300)
-    scrub(0.95)  # the block has driven on, the post has left
-    last = visit.still(lambda pixels: reddish(pixels) > 500 and greenish(pixels) == 0)
+    visit = Visit(browser, written[2])
+    first = visit.drawn(lambda p: red(p).sum() > 500 and green(p).sum() > 300)
+    visit.go(4)  # the block has driven on, the post has left
+    last = visit.drawn(lambda p: red(p).sum() > 500 and green(p).sum() == 0)
     assert (np.abs(first - last).max(axis=-1) > 40).sum() > 1000
-    visit.page.frame_locator("iframe").locator("button.mantine-ActionIcon-root").first.click()
-    visit.changed(last)
+    assert visit.page.locator("#clock").inner_text() == "2 s"
+    visit.page.locator("#stage").press(" ")  # from its beginning
+    visit.drawn(lambda p: green(p).sum() > 300)
+    visit.drawn(lambda p: green(p).sum() == 0)
+    visit.page.wait_for_function("document.getElementById('clock').value === '2 s'")
+    assert visit.page.locator("#play").inner_text() == "Play"
     assert visit.errors == []
     assert visit.requests == [visit.address]
     visit.page.close()
+
+
+def test_who_has_the_address_sees_the_same_page_live(browser, written):
+    scene, recording, path = written
+    ended = threading.Event()
+
+    def check() -> None:
+        if ended.is_set():
+            raise KeyboardInterrupt
+
+    def serve() -> None:
+        with contextlib.suppress(KeyboardInterrupt):
+            serving.serve(check)
+
+    with Viewer(page(scene, recording)) as serving:
+        assert serving.page.html == path.read_text()
+        thread = threading.Thread(target=serve)
+        thread.start()
+        visit = Visit(browser, serving.url)
+        visit.drawn(lambda p: red(p).sum() > 500)
+        visit.page.close()
+        ended.set()
+        thread.join()
+    assert visit.errors == [] and visit.requests == [serving.url]
+
+
+def test_what_is_clicked_or_listed_is_chosen_with_all_that_belongs_to_it(browser, written):
+    visit = Visit(browser, written[2])
+    pixels = visit.drawn(lambda p: red(p).sum() > 500 and green(p).sum() > 300)
+    assert visit.chosen() == "" and visit.page.locator("#unchosen").is_visible()
+    for coloured, number, score, names in (
+        (red(pixels), 0, "0.98", "front left back right"),
+        (green(pixels), 1, "0.91", "front left back right"),
+    ):
+        visit.click(coloured)
+        words = visit.chosen()
+        assert f"Object {number}" in words and score in words and "m/s" in words
+        assert all(name in words for name in names.split())
+        assert visit.page.locator("#facts .strip img").count() == 5 - number
+        assert visit.page.locator("#facts .sides img").count() == 4
+        pressed = visit.page.locator("[data-choose][aria-pressed=true]")
+        assert pressed.count() == 1 and f"Object {number}" in pressed.inner_text()
+    visit.page.locator("#stage").click(position={"x": 30, "y": 590})  # nothing is there
+    assert visit.chosen() == "" and visit.page.locator("#unchosen").is_visible()
+    visit.page.locator("[data-choose='1']").click()
+    assert "Object 1" in visit.chosen()
+    visit.go(4)
+    assert "not there at this time" in visit.chosen()
+    assert visit.errors == []
+    visit.page.close()
+
+
+def test_an_object_that_is_switched_off_is_still_chosen_by_its_box(browser, written):
+    visit = Visit(browser, written[2])
+    pixels = visit.drawn(lambda p: red(p).sum() > 500)
+    visit.switch("objects", False)
+    visit.drawn(lambda p: red(p).sum() == 0)
+    visit.click(red(pixels))
+    assert "Object 0" in visit.chosen()
+    visit.page.close()
+
+
+def test_each_layer_can_be_switched_off(browser, written):
+    visit = Visit(browser, written[2])
+    everything = visit.drawn(lambda p: red(p).sum() > 500 and grey(p).sum() > 20000)
+    visit.switch("background", False)
+    visit.drawn(lambda p: grey(p).sum() < 4000 and red(p).sum() > 500)
+    visit.switch("objects", False)
+    lines = visit.drawn(lambda p: red(p).sum() == 0 and green(p).sum() == 0)
+    visit.switch("boxes", False)
+    tracks = visit.drawn(lambda p: (p != lines).any())
+    visit.switch("tracks", False)
+    visit.drawn(lambda p: (np.ptp(p, axis=-1) > 60).sum() == 0 and (p != tracks).any())
+    visit.switch("evidence", True)  # the recording is a little darker
+    points = visit.drawn(lambda p: grey(p).sum() > 5000)
+    block = points[..., 0] > points[..., 1] + 60
+    assert block.sum() > 100 and (everything[block].max(axis=-1) < 255).mean() > 0.8
+    visit.page.mouse.move(400, 400)
+    visit.page.mouse.wheel(0, 600)  # they stand behind where one looked from
+    further = visit.drawn(lambda p: grey(p).sum() < 0.5 * grey(points).sum())
+    visit.switch("cameras", True)
+    visit.drawn(lambda p: (p != further).any())
+    visit.page.close()
+
+
+def test_one_turns_moves_and_zooms(browser, written):
+    visit = Visit(browser, written[2])
+    before = visit.drawn(lambda p: red(p).sum() > 500 and green(p).sum() > 300)
+    mouse = visit.page.mouse
+    mouse.move(400, 400)
+    mouse.wheel(0, 400)
+    visit.drawn(lambda p: 100 < red(p).sum() < 0.5 * red(before).sum())
+    mouse.wheel(0, -400)
+    visit.drawn(lambda p: red(p).sum() > 0.9 * red(before).sum())
+    mouse.down(button="right")
+    mouse.move(500, 400)
+    mouse.up(button="right")
+    moved = visit.drawn(lambda p: 100 < shift(p, before) < 250)  # nearer than its target
+    mouse.move(400, 400)
+    mouse.down()
+    mouse.move(600, 400)
+    mouse.up()
+    visit.drawn(lambda p: abs(shift(p, moved)) > 20)
+    assert visit.chosen() == ""  # a drag is no click
+    visit.page.close()
+
+
+def shift(pixels: np.ndarray, before: np.ndarray) -> float:
+    """By how many columns the red block has moved to the right."""
+    return float(np.median(np.nonzero(red(pixels))[1]) - np.median(np.nonzero(red(before))[1]))
 
 
 def test_the_slider_shows_one_instant_at_a_time(browser, written):
@@ -201,16 +327,15 @@ def named(scene: Scene, names: Sequence[str]) -> Scene:
 
 def test_the_policy_names_every_script_of_the_page_and_no_other(written):
     text = written[2].read_text()
-    ours = re.sub(r' srcdoc="[^"]*"', "", text)
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)[1]
     allowed = set(re.findall(r"&#x27;(sha256-[^&]*)&#x27;", policy))
-    player = html.unescape(re.search(r' srcdoc="([^"]*)"', text)[1])
-    scripts = [*re.findall(r"<script>(.*?)</script>", ours, re.DOTALL)]
-    scripts += re.findall(r"<script(?: [a-z-]+=\"[^\"]*\")*>(.*?)</script>", player, re.DOTALL)
+    scripts = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
     digests = {base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts}
-    assert allowed == {f"sha256-{digest}" for digest in digests}
-    assert "unsafe-eval" not in policy.replace("wasm-unsafe-eval", "")
-    assert "connect-src" not in policy and "default-src &#x27;none&#x27;" in policy
+    assert len(scripts) == 2 and allowed == {f"sha256-{digest}" for digest in digests}
+    assert text.count("<script") == len(scripts) + 2  # and two that hold numbers
+    for word in ("unsafe-eval", "strict-dynamic", "connect-src", "http", "blob:"):
+        assert word not in policy
+    assert "default-src &#x27;none&#x27;" in policy
 
 
 def test_the_same_scene_gives_the_same_bytes(tmp_path, monkeypatch):
@@ -223,10 +348,8 @@ def test_the_same_scene_gives_the_same_bytes(tmp_path, monkeypatch):
 
 def test_a_page_says_nothing_of_this_machine_and_names_no_other_place(written):
     text = written[2].read_text()
-    ours = text.replace(re.search(r' srcdoc="([^"]*)"', text)[0], "")
-    assert (
-        "http:" not in ours and "https:" not in ours and "//" not in re.sub(r"base64,\S+", "", ours)
-    )
+    ours = re.sub(r' id="shapes">[^<]*<', "", re.sub(r"base64,\S+", "", text))
+    assert "http:" not in ours and "https:" not in ours and "//" not in ours
     assert str(Path(__file__).parent) not in text and str(Path.home()) not in text
 
 
@@ -235,7 +358,9 @@ def test_without_recording_and_card_only_their_rows_are_missing(tmp_path, monkey
     write_page(toy_scene(), tmp_path / "page.html")
     text = (tmp_path / "page.html").read_text()
     assert "Recorded and rendered" not in text and "Scores" not in text
-    assert "Object 1" in text and "Prototype 1" in text and "<iframe" in text
+    assert "Object 1" in text and "Prototype 1" in text
+    layers = re.findall(r'data-layer="(\w+)"', text)
+    assert layers == ["background", "objects", "boxes", "tracks"]  # nothing was measured
 
 
 def test_a_scene_of_nothing_but_background_is_a_page_too(tmp_path):
@@ -271,17 +396,109 @@ def test_what_stood_still_is_told_apart_and_shares_its_prototype(tmp_path, monke
     assert "objects 2 (stood still), 0</p>" in cards and "objects 1</p>" in cards
 
 
-def test_only_what_moved_has_a_line_for_its_track(monkeypatch):
-    drawn = []
-    kept = viser.SceneApi.add_line_segments
-    monkeypatch.setattr(
-        viser.SceneApi, "add_line_segments",
-        lambda stage, name, *rest, **more: drawn.append(name) or kept(stage, name, *rest, **more),
-    )  # fmt: skip
+def unpacked(scene: Scene, recording: Recording | None = None) -> tuple[dict, bytes]:
+    shown = timeline_of(scene, recording)
+    return json.loads(shown.header), zlib.decompress(base64.b64decode(shown.shapes))
+
+
+def coordinates(header: dict, data: bytes, part: dict) -> np.ndarray:
+    """World coordinates (n, 3) of a part's points."""
+    raw = np.frombuffer(data, "<u2", 3 * part["n"], part["places"]).reshape(-1, 3)
+    return np.array(part["lower"]) + part["step"] * raw + header["origin"]
+
+
+def test_every_object_is_where_its_track_says_at_every_instant():
     scene = toy_scene()
-    first, second = scene.objects
-    timeline_document(replace(scene, objects=(first, replace(second, moving=False))), None)
-    assert [name for name in drawn if name.startswith("/tracks")] == ["/tracks/0"]
+    sparse = replace(
+        scene.objects[0],
+        track=Track(*(values[::2] for values in vars(scene.objects[0].track).values())),
+    )
+    far = np.array([4e6, -3e6, 100.0])
+    scene = moved_by(replace(scene, objects=(sparse, scene.objects[1])), far)
+    header, data = unpacked(scene)
+    for thing, said in zip(scene.objects, header["objects"], strict=True):
+        track = np.frombuffer(data, "<f4", 6 * said["n"], said["track"]).reshape(-1, 6)
+        times = scene.times[said["first"] : said["first"] + said["n"]]
+        assert times == tuple(t for t in scene.times if thing.track.covers(t))
+        for time, row in zip(times, track, strict=True):
+            centre, yaw, scale = thing.track.pose(time)
+            np.testing.assert_allclose(row[:3] + np.array(header["origin"]), centre, atol=1e-6)
+            np.testing.assert_allclose(row[3:5], [yaw, scale], atol=1e-6)
+    assert header["objects"][0]["n"] == 5 and header["objects"][1]["n"] == 4
+
+
+def moved_by(scene: Scene, metres: np.ndarray) -> Scene:
+    grid = scene.grid
+    there = Grid(tuple(np.array(grid.origin) + metres), grid.voxel_size, grid.shape)
+    volume = replace(scene.background.volume, grid=there)
+    things = [
+        replace(thing, track=replace(thing.track, centre=thing.track.centre + metres))
+        for thing in scene.objects
+    ]
+    return replace(scene, background=Background(volume), objects=tuple(things))
+
+
+def test_a_mesh_is_the_volume_it_was_made_of():
+    scene = toy_scene()
+    header, data = unpacked(scene)
+    mesh = header["prototypes"][0]
+    corners, colours = visible_faces(
+        Volume(scene.prototypes.rgba(0), scene.prototypes.grid(0)), closed=True
+    )
+    places = coordinates({"origin": [0, 0, 0]}, data, mesh)
+    faces = np.frombuffer(data, "<u4", 4 * mesh["n_faces"], mesh["faces"]).reshape(-1, 4)
+    np.testing.assert_allclose(places[faces], corners, atol=1e-4)
+    rgb = np.frombuffer(data, "u1", 3 * mesh["n"], mesh["colours"]).reshape(-1, 3)
+    assert np.abs(rgb[faces].mean(axis=(0, 1)) - colours.mean(axis=0)).max() < 3
+
+
+def test_evidence_is_what_was_measured_inside_the_grid(written):
+    scene, recording, _ = written
+    header, data = unpacked(scene, recording)
+    assert [one["instant"] for one in header["evidence"]] == [0, 1, 2, 3, 4]
+    for one in header["evidence"]:
+        points = coordinates(header, data, one)
+        assert 1000 < len(points) <= 20_000
+        assert ((points >= scene.grid.lower - 0.01) & (points <= scene.grid.upper + 0.01)).all()
+        volume = scene.compose(scene.times[one["instant"]])
+        solid = volume.occupancy.numpy() > 0.5
+        z, y, x = (axes[solid] for axes in np.indices(solid.shape))
+        middles = scene.grid.world_from_voxel(np.stack([x, y, z], axis=1) + 0.5)
+        assert np.quantile(cKDTree(middles).query(points)[0], 0.95) < 0.08
+
+
+def test_a_lidar_has_evidence_and_no_pictures(tmp_path, monkeypatch):
+    monkeypatch.setattr(turntable, "PIXELS", 16)
+    scene = toy_scene()
+    pose = np.eye(4)
+    pose[:3, 3] = [0.5, 0, 0.5]
+    points = np.float32([[0.2, 0.1, -0.4], [-1, 0.3, 0], [90, 0, 0]])
+    recording = Recording(
+        Path("log"), [], sweeps=[SweepEntry(time, pose, Path("s")) for time in TIMES[1:]],
+        read_sweep=lambda one: Sweep(one.time, pose, points, np.float32([1, 0.5, 0])),
+    )  # fmt: skip
+    header, data = unpacked(scene, recording)
+    assert [one["instant"] for one in header["evidence"]] == [1, 2, 3, 4]
+    found = coordinates(header, data, header["evidence"][0])
+    np.testing.assert_allclose(found, [[0.7, 0.1, 0.1], [-0.5, 0.3, 0.5]], atol=1e-4)
+    write_page(scene, tmp_path / "page.html", recording)
+    text = (tmp_path / "page.html").read_text()
+    assert 'data-layer="evidence"' in text and 'data-layer="cameras"' not in text
+    assert "Recorded and rendered" not in text and "From the camera" not in text
+
+
+def test_detections_of_many_instants_are_listed_up_to_a_number(tmp_path, monkeypatch):
+    monkeypatch.setattr(turntable, "PIXELS", 16)
+    scene = toy_scene()
+    first = scene.objects[0]
+    alone = Track(*(values[:1] for values in vars(first.track).values()))
+    many = tuple(replace(first, id=i, track=alone, score=i / 1000) for i in range(700))
+    write_page(replace(scene, objects=many), tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
+    assert text.count('data-choose="') == 500 and "500 of 700: the best scores." in text
+    assert 'data-choose="699"' in text and 'data-choose="199"' not in text
+    header, _ = unpacked(replace(scene, objects=many))
+    assert len(header["objects"]) == 700
 
 
 def test_scores_are_shown_with_their_units(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 import torch
 import trimesh
 
-from protoscene.export.gltf import mesh_glb
+from protoscene.export.gltf import Document
 from protoscene.geometry import Grid
 from protoscene.report.pictures import NOTHING, depth_difference, difference
 from protoscene.surface import background_faces, halved, visible_faces, welded
@@ -48,7 +48,10 @@ def test_the_mesh_is_read_by_others_with_its_places_and_colours():
     volume = Volume(
         torch.tensor([0.2, 0.5, 1.0, 1.0]).reshape(4, 1, 1, 1), Grid((1, 2, 3), 2, (1,) * 3)
     )
-    mesh = trimesh.load(io.BytesIO(mesh_glb(*visible_faces(volume, True))), "glb", force="mesh")
+    document = Document()
+    document.mesh("cube", *visible_faces(volume, True))
+    data = io.BytesIO(document.glb([{"mesh": 0}], []))
+    mesh = trimesh.load(data, "glb", force="mesh")
     assert mesh.volume == pytest.approx(8)
     assert mesh.bounds.tolist() == [[1, 2, 3], [3, 4, 5]]
 

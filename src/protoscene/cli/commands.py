@@ -102,10 +102,12 @@ class Discover(Reading):
     def _discovered(self, lock: OutputLock) -> Scene:
         from protoscene.store import save_scene
 
-        recording = self.load(self.recording)
-        scene = discovered(recording, self.voxel_size, self.bounds, self.seed)
+        scene = self._made(self.load(self.recording))
         save_scene(scene, self.output, lock)
         return scene
+
+    def _made(self, recording: Recording) -> Scene:
+        return discovered(recording, self.voxel_size, self.bounds, self.seed)
 
     def _finished(self) -> Scene:
         """The scene that is there, if it is what this run would write."""
@@ -115,6 +117,7 @@ class Discover(Reading):
         scene = load_scene(self.output)
         wanted = {
             "protoscene": __version__,
+            "command": type(self).__name__.lower(),
             "seed": self.seed,
             "recording_sha256": self.load(self.recording).sha256,
             "settings": settings_of(self.voxel_size, self.bounds),
@@ -221,7 +224,7 @@ class View(Reading):
     html: Annotated[Path | None, shown_as("FILE")] = None
     """Write the page, as one file to open in a browser, instead of serving it; must not exist."""
     recording: Annotated[Path | None, shown_as("RECORDING")] = None
-    """Show its pictures beside the rendered ones."""
+    """Show what was measured, and its pictures beside the rendered ones."""
     truth: Annotated[Path | None, shown_as("TRUTH")] = None
     """Show the scores against it."""
 
@@ -239,8 +242,6 @@ class View(Reading):
 
         scene = load_scene(self.scene)
         recording = self.load(self.recording) if self.recording else None
-        if recording is not None:
-            recording.require_pictures()
         return scene, recording, scored(scene, self.truth) if self.truth else None
 
     def _serve(self) -> None:

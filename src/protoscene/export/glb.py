@@ -43,7 +43,7 @@ def scene_glb(scene: Scene) -> bytes:
         nodes[0]["children"].append(len(nodes))
         tracks.move(len(nodes), scene, thing)
         nodes.append({**_node(scene, thing), **_showing(meshes[thing.prototype])})
-    return document.glb(nodes, tracks.as_list(), unlit=True)
+    return document.glb(nodes, tracks.as_list())
 
 
 def _showing(mesh: int | None) -> dict[str, Any]:

@@ -70,18 +70,15 @@ class Document:
         self.meshes.append({"name": name, "primitives": [primitive]})
         return len(self.meshes) - 1
 
-    def glb(
-        self, nodes: list[dict[str, Any]], animations: list[dict[str, Any]], unlit: bool
-    ) -> bytes:
-        """The document as a ``.glb`` file's bytes; node 0 is the scene's root. ``unlit``: colours
-        show as they are, as they hold the light in which they were recorded."""
-        material: dict[str, Any] = {
-            "pbrMetallicRoughness": {"metallicFactor": 0, "roughnessFactor": 1}
+    def glb(self, nodes: list[dict[str, Any]], animations: list[dict[str, Any]]) -> bytes:
+        """The document as a ``.glb`` file's bytes; node 0 is the scene's root. Colours are unlit:
+        they hold the light in which they were recorded."""
+        material = {
+            "pbrMetallicRoughness": {"metallicFactor": 0, "roughnessFactor": 1},
+            "extensions": {UNLIT: {}},
         }
-        if unlit:
-            material["extensions"] = {UNLIT: {}}
         lists = {
-            "extensionsUsed": [UNLIT] if unlit and self.meshes else [],
+            "extensionsUsed": [UNLIT] if self.meshes else [],
             "animations": animations,
             "meshes": self.meshes,
             "materials": [material] if self.meshes else [],
@@ -97,13 +94,6 @@ class Document:
             **{name: items for name, items in lists.items() if items},
         }
         return _container(header, bytes(self.data))
-
-
-def mesh_glb(corners: Float[np.ndarray, "n 4 3"], colours: UInt8[np.ndarray, "n 3"]) -> bytes:
-    """One mesh of quads by itself, to be lit by whoever shows it."""
-    document = Document()
-    mesh = document.mesh("mesh", corners, colours)
-    return document.glb([{} if mesh is None else {"mesh": mesh}], [], unlit=False)
 
 
 def _container(header: dict[str, Any], data: bytes) -> bytes:

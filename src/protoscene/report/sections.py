@@ -13,11 +13,17 @@ from protoscene.report.comparison import comparisons, largest_depth_difference
 from protoscene.report.palette import object_colour
 from protoscene.report.pictures import LARGEST_COLOUR_DIFFERENCE, gradient
 from protoscene.report.strips import Crop, object_strips
+from protoscene.report.timeline import Timeline
 from protoscene.report.turntable import prototype_sides
 from protoscene.scene import Mirror, Scene, SceneObject
 from protoscene.score import ScoreCard
 from protoscene.score_table import readable
 
+LAYERS = {
+    "background": "Background", "objects": "Objects", "boxes": "Boxes", "tracks": "Tracks",
+    "evidence": "Evidence", "cameras": "Cameras",
+}  # fmt: skip
+MAX_LISTED = 500
 MAX_OBJECTS = 60
 MAX_PROTOTYPES = 40
 
@@ -26,6 +32,7 @@ def heading(scene: Scene) -> str:
     """Title and the scene in one line."""
     nz, ny, nx = scene.grid.shape
     length, width, height = scene.grid.size_m
+    first, last = _seconds(scene.times[0]), _seconds(scene.times[-1])
     n, n_stood = len(scene.objects), sum(not thing.moving for thing in scene.objects)
     found = _count(n, "object")
     if scene.made_by.get("command") == "detect":  # each of one instant; who moves is not known
@@ -34,7 +41,7 @@ def heading(scene: Scene) -> str:
         found = f"{_count(n - n_stood, 'object')} that moved and {n_stood} that stood still,"
     words = [
         f"{found} of {_count(len(scene.prototypes), 'prototype')}",
-        f"{_count(len(scene.times), 'instant')}, {scene.times[0]:g} to {scene.times[-1]:g} s",
+        f"{_count(len(scene.times), 'instant')}, {first} to {last}",
         f"{nx} × {ny} × {nz} voxels of {100 * scene.grid.voxel_size:.3g} cm "
         f"({length:.3g} × {width:.3g} × {height:.3g} m)",
     ]
@@ -44,17 +51,46 @@ def heading(scene: Scene) -> str:
     )
 
 
-def timeline(player: str) -> str:
-    """The player in a frame of its own, which cannot reach the page around it."""
-    srcdoc = player.replace("&", "&amp;").replace('"', "&quot;")
-    return (
-        '<section aria-label="3-D timeline"><div class="panel">'
-        f'<iframe title="3-D timeline" sandbox="allow-scripts" srcdoc="{srcdoc}"></iframe></div>'
-        '<p class="note" style="margin-top:8px">Drag to turn, right-drag to move, scroll to zoom; '
-        "space plays and pauses. The bar counts seconds since the first instant. Each object has "
-        "its colour: the arrow on its box is its front, the line its track. What stood still has "
-        "none.</p></section>"
+def timeline(scene: Scene, shown: Timeline) -> str:
+    """The 3-D view, which ``page.js`` and ``page.stage.js`` fill, and the list to choose from."""
+    switches = "".join(
+        f'<label><input type="checkbox" data-layer="{layer}"'
+        f"{'' if layer in _UNCHECKED else ' checked'}>{LAYERS[layer]}</label>"
+        for layer in shown.layers
     )
+    listed = _best(scene, MAX_LISTED)
+    entries = "".join(
+        f'<button type="button" data-choose="{thing.id}" aria-pressed="false">{_swatch(thing.id)}'
+        f"Object {thing.id}<small>prototype {thing.prototype}, score {thing.score:.2f}</small>"
+        "</button>"
+        for thing in listed
+    )
+    if len(listed) < len(scene.objects):
+        entries += f'<p class="note">{len(listed)} of {len(scene.objects)}: the best scores.</p>'
+    words = "Choose an object: here, or click on it." if scene.objects else "There is no object."
+    return (
+        '<section aria-label="3-D timeline"><div class="panel player"><div class="view">'
+        '<canvas id="stage" tabindex="0" aria-label="The scene in 3-D"></canvas>'
+        f'<p id="complaint" hidden></p><div class="layers">{switches}</div></div>'
+        f'<div class="chooser"><div class="list">{entries}</div><p id="unchosen">{words}</p>'
+        '<div id="chosen" hidden><p id="place"></p><div id="facts"></div></div></div>'
+        '<div class="bar"><button type="button" id="play">Play</button><div>'
+        '<input id="timeline" type="range" min="0" step="1" value="0" aria-label="Instant" '
+        f'max="{len(scene.times) - 1}"><canvas id="presence" width="1" height="1"></canvas></div>'
+        f'<output id="clock">{_seconds(scene.times[0])}</output></div></div>'
+        f'<p class="note below">{_HELP[0]}{_HELP[1] if "evidence" in shown.layers else ""}</p>'
+        f'<script type="application/json" id="scene">{shown.header}</script>'
+        f'<script type="application/octet-stream" id="shapes">{shown.shapes}</script></section>'
+    )
+
+
+_HELP = (
+    "Drag to turn, right-drag or shift-drag to move, scroll to zoom; space plays and pauses, "
+    "arrows go instant by instant. Each object has its colour: the arrow on its box is its front, "
+    "the line its track (what stood still has none), and its box is pale where no sensor saw it.",
+    " Evidence is what the sensors measured at the nearest instant that the page holds, thinned.",
+)
+_UNCHECKED = {"evidence", "cameras"}
 
 
 def comparison(scene: Scene, recording: Recording) -> str:
@@ -102,8 +138,7 @@ def objects(scene: Scene, recording: Recording | None) -> str:
     """A row per object: its numbers and, with a recording, how it was seen over time."""
     if not scene.objects:
         return _section("Objects", "Nothing was found that moved.")
-    best = sorted(scene.objects, key=lambda thing: (-thing.score, thing.id))[:MAX_OBJECTS]
-    shown = sorted(best, key=lambda thing: thing.id)
+    shown = _best(scene, MAX_OBJECTS)
     strips = object_strips(scene, shown, recording) if recording else {}
     note = "From the camera that sees most of it at each instant; faded where no sensor saw it."
     if len(shown) < len(scene.objects):
@@ -125,6 +160,12 @@ def objects(scene: Scene, recording: Recording | None) -> str:
     return _section("Objects", note if recording else "", body)
 
 
+def _best(scene: Scene, n: int) -> list[SceneObject]:
+    """The ``n`` objects with the highest scores, in the order of their ids."""
+    best = sorted(scene.objects, key=lambda thing: (-thing.score, thing.id))[:n]
+    return sorted(best, key=lambda thing: thing.id)
+
+
 def _object(scene: Scene, thing: SceneObject, strip: list[Crop]) -> str:
     track = thing.track
     path = float(np.linalg.norm(np.diff(track.centre, axis=0), axis=1).sum())
@@ -141,7 +182,8 @@ def _object(scene: Scene, thing: SceneObject, strip: list[Crop]) -> str:
         facts["Kind"] = thing.kind
     entries = "".join(f"<dt>{k}</dt><dd>{_text(v)}</dd>" for k, v in facts.items())
     return (
-        f'<article class="object"><div><h3>{_swatch(thing.id)}Object {thing.id}</h3>'
+        f'<article class="object" data-object="{thing.id}"><div>'
+        f"<h3>{_swatch(thing.id)}Object {thing.id}</h3>"
         f"<dl>{entries}</dl></div>"
         f'<div class="strip">{"".join(_crop(crop) for crop in strip)}</div></article>'
     )
@@ -181,7 +223,7 @@ def prototypes(scene: Scene) -> str:
         cards.append(
             f'<article class="panel prototype"><h3>Prototype {k}</h3>'
             f"<p>{_size(np.array(scene.sizes_m[k]))}{_text(turned)} · objects {users or 'none'}</p>"
-            f'<div class="sides">{sides}</div></article>'
+            f'<div class="sides" data-sides="{k}">{sides}</div></article>'
         )
     note = (
         "What the objects are made of, one for all of a kind: each seen from four sides, from "
@@ -243,7 +285,8 @@ def _size(size_m: np.ndarray) -> str:
 
 
 def _seconds(time: float) -> str:
-    return f"{time:.4g} s"
+    """To the millisecond: times may count from 1970."""
+    return f"{round(time, 3):.15g} s"
 
 
 def _text(value: object) -> str:
