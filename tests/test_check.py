@@ -47,6 +47,8 @@ def test_check_says_a_fault_of_all_frames_once_and_finds_empty_depth(tmp_path: P
     for file in (tmp_path / "depth").iterdir():
         box.write_png(file, np.zeros((box.HEIGHT, box.WIDTH), np.uint16))
     found = check(tmp_path)
-    assert [p.problem for p in found.problems] == ["all 6 depth pictures are empty"]
+    assert [(p.problem, p.got) for p in found.problems] == [
+        ("no picture holds any valid depth", "6 empty pictures")
+    ]
     assert found.summary is not None and found.summary.depth_percentiles is None
     assert check(tmp_path / "absent").problems[0].problem == "folder does not exist"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from protoscene.conventions import require_conventions
 from protoscene.errors import Refused
 from protoscene.formats import open_recording
 from protoscene.formats.problems import kept
@@ -53,7 +54,8 @@ def check(
     """Open a recording and decode every picture or sweep; never raises Refused.
 
     One problem is listed for each frame, besides those of the manifest and of the whole: no depth
-    in any picture. The arguments are those of :func:`protoscene.formats.load`;
+    in any picture, units or conventions in which the pictures contradict each other. The arguments
+    are those of :func:`protoscene.formats.load`;
     ``progress("check", done, total)`` is called for every picture.
     """
     problems: list[Refused] = []
@@ -62,6 +64,7 @@ def check(
         recording = open_recording(path, format, intrinsics, problems)
         read_all = _read_sweeps if recording.sweeps else _read_pictures
         summary = read_all(recording, problems, progress)
+        require_conventions(recording)
     once = {str(problem): problem for problem in problems}  # a fault at the top hits every frame
     return Checked(list(once.values()), summary)
 
@@ -83,9 +86,8 @@ def _read_pictures(
     if n_read == 0:
         return None
     if n_returned == 0:
-        expected = "depth in at least one picture"
-        problem = f"all {n_read} depth pictures are empty"
-        problems.append(Refused(recording.source, "depth", problem, expected=expected))
+        problem, got = "no picture holds any valid depth", f"{n_read} empty pictures"
+        problems.append(Refused(recording.source, "depth", problem, got))
     percentiles = None
     if n_returned:
         low, middle, high = np.percentile(np.concatenate(samples), [1, 50, 99])

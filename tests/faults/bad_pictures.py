@@ -1,4 +1,4 @@
-"""The part of the corpus of damaged recordings that damages picture files."""
+"""The part of the corpus of bad inputs that damages picture files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bad_input import FRAMES, Case, depth, edit, put, replace_bytes, rgb
+from damage import FRAMES, Case, N, depth, edit, put, replace_bytes, rgb
 
 
 def png_bytes(pixels: np.ndarray) -> bytes:
@@ -182,5 +182,35 @@ def array_cases() -> Iterator[Case]:
         yield case("26 turned", i, npy(good.T.copy()), "differ in size")
 
 
-def cases() -> list[Case]:
-    return [*picture_cases(), *array_cases()]
+def empty_cases() -> Iterator[Case]:
+    """No depth in any picture, in every way to say that nothing returned."""
+    for number, value, dtypes in (
+        (37, 0, ("<f4", ">f8", "<u2", "<i4", "<f2")),
+        (38, np.nan, ("<f2", "<f4", ">f4", "<f8", ">f8")),
+        (38, np.inf, ("<f4", "<f8")),
+        (39, -1, ("<f2", ">f4", "<f8", "<i2", ">i4", "<i8")),
+    ):
+        for dtype, packed in product(dtypes, (False, True)):
+            pixels = np.full((48, 64), value, dtype)
+            data, suffix = (npz(depth=pixels), "npz") if packed else (npy(pixels), "npy")
+
+            def damage(folder: Path, data: bytes = data, suffix: str = suffix) -> None:
+                for i in range(N):
+                    depth_bytes(i, f"d{i}.{suffix}", data)(folder)
+
+            name = f"{number} {value} {dtype} {suffix}"
+            yield Case(
+                name,
+                "transforms",
+                damage,
+                "",
+                "depth",
+                "no picture holds any valid depth",
+                on_load=False,
+            )
+
+
+def cases() -> Iterator[Case]:
+    yield from empty_cases()
+    yield from picture_cases()
+    yield from array_cases()

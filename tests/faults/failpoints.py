@@ -1,0 +1,110 @@
+"""Faults of a disk and of a machine, put into the calls by which a process writes.
+
+Only for a forked child: the functions of ``os`` are replaced for good.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import signal
+from collections import namedtuple
+from collections.abc import Callable
+from typing import Any
+
+CALLS = ("write", "fsync", "replace", "rename", "unlink", "mkdir", "rmdir", "ftruncate")
+"""All by which files and folders of protoscene come, change and go; ``open`` apart."""
+
+
+def _each(names: tuple[str, ...], act: Callable[[int, str, Callable, tuple], Any]) -> None:
+    """Every call of these functions of ``os`` becomes ``act(number, name, function, arguments)``,
+    counted from 1, in this process and not in its children."""
+    here, calls = os.getpid(), 0
+
+    def counted(name: str, function: Callable) -> Callable:
+        def call(*arguments: Any, **options: Any) -> Any:
+            nonlocal calls
+            if os.getpid() != here:
+                return function(*arguments, **options)
+            calls += 1
+            return act(calls, name, lambda *a: function(*a, **options), arguments)
+
+        return call
+
+    for name in names:
+        setattr(os, name, counted(name, getattr(os, name)))
+
+
+def die_at(k: int) -> None:
+    """SIGKILL in the place of the k-th call."""
+
+    def act(number: int, _name: str, function: Callable, arguments: tuple) -> Any:
+        if number == k:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*arguments)
+
+    _each(CALLS, act)
+
+
+def count_into(file: int) -> None:
+    """A byte into the pipe ``file`` for every call."""
+    write = os.write
+
+    def act(_number: int, _name: str, function: Callable, arguments: tuple) -> Any:
+        write(file, b".")
+        return function(*arguments)
+
+    _each(CALLS, act)
+
+
+def fail_from(k: int, number_of_error: int, names: tuple[str, ...] = ("write", "fsync")) -> None:
+    """The k-th of these calls and all later ones fail with this errno."""
+
+    def act(number: int, _name: str, function: Callable, arguments: tuple) -> Any:
+        if number >= k:
+            raise OSError(number_of_error, os.strerror(number_of_error))
+        return function(*arguments)
+
+    _each(names, act)
+
+
+def write_short() -> None:
+    """No write takes more than a third of what it is given."""
+
+    def act(_number: int, _name: str, function: Callable, arguments: tuple) -> Any:
+        file, data = arguments
+        return function(file, bytes(data)[: max(1, len(data) // 3)])
+
+    _each(("write",), act)
+
+
+def lie_about_writes(k: int) -> None:
+    """The k-th write says that it took everything, and has lost the last byte."""
+
+    def act(number: int, _name: str, function: Callable, arguments: tuple) -> Any:
+        file, data = arguments
+        taken = function(file, bytes(data)[:-1] if number == k else data)
+        return len(data) if number == k else taken
+
+    _each(("write",), act)
+
+
+def disk_of(size: int, says_so: bool) -> None:
+    """A disk with room for ``size`` bytes; ``says_so``: also to who asks for its free room."""
+    used = 0
+    Usage = namedtuple("Usage", "total used free")
+
+    def act(_number: int, _name: str, function: Callable, arguments: tuple) -> Any:
+        nonlocal used
+        file, data = arguments
+        room = size - used
+        if room <= 0 and len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        taken = function(file, bytes(data)[:room])
+        used += taken
+        return taken
+
+    _each(("write",), act)
+    if says_so:
+        shutil.disk_usage = lambda _: Usage(size, used, size - used)  # type: ignore[assignment]
