@@ -22,7 +22,8 @@ _FIRST_BYTES = {
 }
 _SUFFIXES = {
     ".exr": "an OpenEXR picture", ".stl": "an STL mesh", ".ply": "a PLY mesh",
-    ".obj": "an OBJ mesh", ".off": "an OFF mesh", ".gltf": "a glTF scene", ".glb": "a glTF scene", ".pcd": "a PCD cloud",
+    ".obj": "an OBJ mesh", ".off": "an OFF mesh", ".gltf": "a glTF scene",
+    ".glb": "a glTF scene", ".pcd": "a PCD cloud",
     ".las": "a LAS cloud", ".laz": "a LAS cloud", ".e57": "an E57 cloud", ".bag": "a ROS 1 bag",
     ".db3": "a ROS 2 database", ".mp4": "a video", ".mov": "a video", ".zip": "a zip archive",
 }  # fmt: skip
