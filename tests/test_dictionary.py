@@ -1,8 +1,7 @@
-"""One dictionary: what is alike is recognised and aligned, found again, and taken out."""
+"""One dictionary: what is alike is recognised and aligned, fused and found again."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,15 +9,14 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
-from moving_boxes import CART_DIMS, Box, cart, record, ring
+from cart_portraits import DIMS, UPRIGHT, VOXEL, placed_points, portrayed, thing_of
+from moving_boxes import Box, cart
 from moving_cart import pose_errors, ride, smooth
-from protoscene.boxes import iou_3d
 from protoscene.crops import joined
 from protoscene.dictionary.correlate import Correlator, Imprint
 from protoscene.dictionary.find_again import LEAST, Found, shares_agreement, verdict
 from protoscene.dictionary.portrait import (
     Agreement,
-    Portrait,
     inverse,
     of_model,
     placed,
@@ -27,7 +25,6 @@ from protoscene.dictionary.portrait import (
 )
 from protoscene.dictionary.share import (
     ALIKE,
-    alone,
     clusters,
     compared,
     found_anew,
@@ -35,40 +32,9 @@ from protoscene.dictionary.share import (
     similarity,
 )
 from protoscene.dictionary.unseen import completed
-from protoscene.dictionary.vacate import vacated
-from protoscene.discover import discover
-from protoscene.geometry import Grid, centred_grid, rotation_from_yaw, wrap_angle
-from protoscene.register import Fusion, Model
-from protoscene.scene import Scene
+from protoscene.geometry import centred_grid, wrap_angle
+from protoscene.register import Fusion
 from protoscene.start import Thing
-from protoscene.volume import Background, Volume
-
-VOXEL = 0.02
-DIMS = np.array(CART_DIMS)
-MIDDLE = np.array([0, 0, CART_DIMS[2] / 2])
-
-
-def portrayed(
-    boxes: Sequence[Box], pose: np.ndarray, hidden: float = -np.inf, dims: np.ndarray = DIMS
-) -> Portrait:
-    """Boxes on the floor, seen in a frame that stands at ``pose`` in the world, all but their
-    inside and what has a smaller y there than ``hidden``."""
-    grid = centred_grid((1.1, 1.1, 0.5), VOXEL)
-    points = placed_points(grid.centres(), pose)
-    each = np.stack([box.distance(points) for box in boxes])
-    distance = np.clip(each.min(axis=0), -0.08, 0.08)
-    unseen = (distance < -0.05) | (grid.centres()[..., 1] < hidden)
-    colour = np.array([box.colour for box in boxes])[each.argmin(axis=0)] / 255
-    coloured = (~unseen & (np.abs(distance) < 0.03)).astype(float)
-    model = Model(grid, 0.08, distance, np.where(unseen, 0.0, 9.0), colour, coloured)
-    return of_model(model, dims, zero_level(model))
-
-
-def placed_points(points: np.ndarray, pose: np.ndarray) -> np.ndarray:
-    return points @ rotation_from_yaw(pose[3]).T + pose[:3]
-
-
-UPRIGHT = np.array([*MIDDLE, 0.0])
 
 
 @pytest.mark.parametrize("pose", [(0.06, -0.04, 0, 0.5), (-0.03, 0.05, 0.01, 2.9), (0, 0, 0, -1.7)])
@@ -230,11 +196,6 @@ def test_joined_pictures_fuse_like_the_parts_one_after_the_other() -> None:
         assert_array_equal(both.own_points(3 + i), other.crops.own_points(i))
 
 
-def thing_of() -> Thing:
-    poses = np.zeros((3, 4))
-    return Thing([0, 1, 2], DIMS, poses, np.zeros(3), torch.rand(4, 5, 5, 5), 0.1, 0.9)
-
-
 def test_what_is_alone_stays_as_it_is() -> None:
     lonely, unseen = thing_of(), thing_of()
     kinds = share([lonely, unseen])
@@ -289,138 +250,3 @@ def test_a_third_is_fused_though_the_second_is_left_out() -> None:
     (kind,) = share([WELL, tracked(BACK, 0.6, 0.3), third])
     assert kind.members == (0, 2, 1) and kind.rgba is not WELL.rgba
     assert kind.things[1].rgba is kind.rgba
-
-
-def ground_volume(voxel: float) -> Volume:
-    """A floor at z = 0 whose colour changes evenly."""
-    nz, n = round(0.8 / voxel), round(1.6 / voxel)
-    grid = Grid((-0.8, -0.8, -0.2), voxel, (nz, n, n))
-    centres = grid.centres()
-    occupancy = np.clip(0.5 - centres[..., 2] / voxel, 0, 1)
-    colour = np.stack([0.5 + 0.4 * centres[..., 0], 0.5 - 0.3 * centres[..., 1], 0 * occupancy])
-    return Volume(
-        torch.tensor(np.concatenate([colour, occupancy[None]]), dtype=torch.float32), grid
-    )
-
-
-def test_where_something_stood_the_ground_goes_on() -> None:
-    pose = np.array([0.1, -0.05, MIDDLE[2], 0.7])
-    kind = alone(0, thing_of(), portrayed(cart(0, 0, 0), UPRIGHT))
-    volumes = []
-    for voxel in (0.05, 0.025):
-        floor = ground_volume(voxel)
-        body = np.min([b.distance(floor.grid.centres()) for b in cart(0.1, -0.05, 0.7)], axis=0)
-        stands = torch.from_numpy(np.clip(0.5 - body / voxel, 0, 1)).float()
-        rgba = floor.rgba.clone()
-        rgba[3] = torch.maximum(rgba[3], stands)
-        rgba[:3, stands > 0] = 0.9
-        # Nobody saw the ground below.
-        rgba[
-            3, (stands > 0).any(dim=0)[None] & torch.from_numpy(floor.grid.centres()[..., 2] < 0)
-        ] = 0
-        volumes.append(Volume(rgba, floor.grid))
-    found = [Found(0, pose, 0.9, np.ones(3, bool))]
-    background = vacated(Background(volumes[0], None, (volumes[1],)), [kind], found)
-    for volume in (background.volume, *background.detail):
-        floor = ground_volume(volume.grid.voxel_size)
-        above = torch.from_numpy(volume.grid.centres()[..., 2])
-        assert float(volume.rgba[3, above > 0].max()) < 0.05
-        surface = (above < 0) & (above > -volume.grid.voxel_size)
-        assert float((volume.rgba[3] - floor.rgba[3])[surface].abs().max()) < 0.01
-        assert float((volume.rgba - floor.rgba)[:3, surface].abs().max()) < 0.05
-    assert float(volumes[0].rgba[3].max()) == 1  # what was given is not written to
-
-
-WALL = Box((0.0, 0.26, 0.2), (1.4, 0.06, 0.4), 0, (90, 90, 90))
-HANDLE = Box((0.15, 0.02, 0.24), (0.06, 0.06, 0.1), 0, (30, 30, 200))
-
-
-def test_a_piece_more_than_its_kind_has_goes_and_the_wall_beside_stays() -> None:
-    kind = alone(0, thing_of(), portrayed(cart(0, 0, 0), UPRIGHT))
-    floor = ground_volume(0.025)
-    centres = floor.grid.centres()
-    rgba = floor.rgba.clone()
-    for box in (*cart(0, 0, 0), HANDLE, WALL):
-        full = torch.from_numpy(np.clip(0.5 - box.distance(centres) / 0.025, 0, 1)).float()
-        rgba[3] = torch.maximum(rgba[3], full)
-    found = [Found(0, UPRIGHT, 0.9, np.ones(3, bool))]
-    emptied = vacated(Background(Volume(rgba, floor.grid)), [kind], found).volume.occupancy.numpy()
-    above = centres[..., 2] > 0.03
-    assert rgba[3].numpy()[(HANDLE.distance(centres) < 0) & above].min() > 0.5
-    assert emptied[(HANDLE.distance(centres) < 0.02) & above].max() < 1e-6
-    assert emptied[WALL.distance(centres) < -0.02].min() == 1
-
-
-def test_ground_that_nobody_saw_loses_the_colours_of_what_hid_it() -> None:
-    """And the box's bottom may be a centimetre too high: no hole is left below."""
-    kind = alone(0, thing_of(), portrayed(cart(0, 0, 0), UPRIGHT))
-    floor = ground_volume(0.025)
-    centres = floor.grid.centres()
-    hidden = (np.abs(centres[..., 0]) < 0.25) & (centres[..., 1] > 0) & (centres[..., 1] < 0.3)
-    rgba = floor.rgba.clone()
-    rgba[:3, torch.from_numpy(hidden)] = torch.tensor([200.0, 60, 40])[:, None] / 255
-    found = [Found(0, UPRIGHT + [0, 0, 0.015, 0], 0.9, np.ones(3, bool))]
-    emptied = vacated(Background(Volume(rgba, floor.grid)), [kind], found).volume
-    surface = torch.from_numpy((centres[..., 2] < 0) & (centres[..., 2] > -0.03))
-    assert float((emptied.rgba[3] - floor.rgba[3]).abs().max()) < 0.01
-    assert float((emptied.rgba - floor.rgba)[:3, surface].abs().max()) < 0.06
-
-
-def test_nothing_found_nothing_changed() -> None:
-    background = Background(ground_volume(0.05))
-    assert vacated(background, [], []).volume is background.volume
-
-
-PARKED = (-0.75, 0.75, 2.0)
-OTHER = Box((0.85, 0.75, 0.2), (0.35, 0.25, 0.4), 0.4, (60, 60, 220), thing=4)
-
-
-def two_carts(i: int) -> list[Box]:
-    x, y, yaw = smooth()[i]
-    return [*cart(x, y, yaw), *cart(0.5 - 0.09 * i, -0.75, 3.0, thing=2), *cart(*PARKED, thing=3),
-            OTHER]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def found() -> Scene:
-    cameras = ring(3, radius=2.2, above=1.6, width=160, height=120, focal=130)
-    return discover(record(10, cameras, two_carts), 0.05, (-1.4, -1.3, -0.11, 1.4, 1.4, 0.84))
-
-
-def test_two_that_move_and_one_that_stands_are_one_kind(found: Scene) -> None:
-    assert len(found.prototypes) == len(found.sizes_m) == 1
-    assert [(o.prototype, o.moving) for o in found.objects] == [(0, True), (0, True), (0, False)]
-    assert [o.id for o in found.objects] == [0, 1, 2]
-    standing = found.objects[2].track
-    assert list(standing.time) == list(found.times) and standing.visible.all()
-    box = np.array([[*standing.centre[0], *found.objects[2].dims_m, standing.yaw[0]]])
-    true = np.array([[*PARKED[:2], MIDDLE[2], *CART_DIMS, PARKED[2]]])
-    assert iou_3d(box, true)[0, 0] > 0.8
-    assert found.objects[2].score > 0.5
-
-
-def test_their_yaws_are_those_of_one_frame(found: Scene) -> None:
-    """The three tracks are off by the same turn: nose and tail are told apart, reversing or not."""
-    offsets = []
-    for thing in found.objects:
-        first = thing.track.centre[0, :2]
-        truths = [*smooth()[:1], np.array([0.5, -0.75, 3.0]), np.array(PARKED)]
-        true = min(truths, key=lambda t: float(np.linalg.norm(t[:2] - first)))
-        offsets.append(thing.track.yaw[0] - true[2])
-    turned = np.abs(wrap_angle(np.array(offsets) - offsets[0]))
-    assert np.rad2deg(turned).max() < 3
-
-
-def test_its_place_in_the_background_is_empty(found: Scene) -> None:
-    for volume in (found.background.volume, *found.background.detail):
-        centres, occupancy = volume.grid.centres(), volume.occupancy.numpy()
-        gone = np.min([b.distance(centres) for b in cart(*PARKED)], axis=0) < 0.03
-        above = centres[..., 2] > volume.grid.voxel_size
-        assert occupancy[gone & above].max(initial=0) < 0.01
-    centres = found.grid.centres()
-    below = (np.abs(centres[..., 2] + 0.025) < 0.02) & (
-        np.min([b.distance(centres * [1, 1, 0] + [0, 0, 0.1]) for b in cart(*PARKED)], axis=0) < 0
-    )
-    assert found.background.volume.occupancy.numpy()[below].min() > 0.5
-    other = OTHER.distance(centres)
-    assert found.background.volume.occupancy.numpy()[(other < -0.01) & (other > -0.05)].mean() > 0.7

@@ -1,8 +1,6 @@
 """Laws of motion models: what they can represent they return, wherever and whenever it happens."""
 
 import math
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -368,25 +366,6 @@ def test_knots_and_expectations_that_cannot_be():
         Polyline([0.0, 1.0]).at([0.0, math.inf])
     with pytest.raises(ValueError, match="1 parts have 0 breaks, got 1"):
         Parts([Polyline([0.0, 1.0])], [0.5])
-
-
-def test_the_study_runs_on_one_track_of_each_style(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parent.parent / "studies"))
-    monkeypatch.delitem(sys.modules, "motion_models", raising=False)
-    import motion_models
-
-    times = np.arange(12) * 0.15
-    centre, yaw = circle(times)
-    poses = np.column_stack([centre[:, :2], yaw])
-    jumping = poses + [2.0, 1.0, 0.5] * (times > 0.9)[:, None]
-    rng = np.random.default_rng(1)
-    tracks = [motion_models.disturbed(rng, "smooth", times, poses)]
-    tracks += [motion_models.disturbed(rng, "jump once", times, jumping)]
-    table = motion_models.models_table(tracks)
-    assert len(table) == 3 + len(motion_models.MODELS)
-    assert motion_models.breaks_table(tracks)[-2].startswith("| jump once | 1 | 1 | 1 | 0 |")
-    assert motion_models.draw(tracks, side=40).size == (200, 70)
-    monkeypatch.delitem(sys.modules, "motion_models")
 
 
 def test_noise_is_what_smoothness_is_weighed_against():
