@@ -15,12 +15,13 @@ PACKAGE = ROOT / "src" / "protoscene"
 
 ORDER = re.findall(
     r"\w+",
-    """errors files memory threads buffers lanes geometry boxes volume recording formats check
+    """errors files memory threads buffers lanes geometry boxes volume recording formats conventions check
 observe network_input packing prototypes decoders placements motion assign compose render losses
 heatmap gains slots joint
-scene layers surface edit sealed scene_json store ranks checkpoints training
+scene layers surface edit sealed volume_file scene_json store ranks checkpoints training
 background propose follow crops register detail backdrop
 pieces symmetry mirror paint colours shape start refine dictionary lidar discover
+standing arrangement grouping
 labels targets samples networks model farm distil learn detect parse truth matching pose_errors
 shape_errors score_pictures score score_table export
 report viewer synth cli""",

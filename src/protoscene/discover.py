@@ -10,6 +10,7 @@ import numpy as np
 
 from protoscene.backdrop import backdrop
 from protoscene.background import BINS, Static, estimate_background, subtract
+from protoscene.conventions import require_conventions
 from protoscene.detail import MOST_VOXELS, PICTURES
 from protoscene.dictionary import MOST_CELLS, Found, Kind, find_again, share, vacated
 from protoscene.errors import Refused
@@ -42,8 +43,8 @@ def discover(
 
     ``voxel_size`` (m) and ``bounds`` (x0 y0 z0 x1 y1 z1, m) of the grid are chosen from the data
     when left out. ``seed`` orders the instants of refinement. ``progress(stage, done, total)`` is
-    called as the work goes on. Raises Refused for a recording of one instant, without depth, or
-    whose grid does not fit into memory.
+    called as the work goes on. Raises Refused for a recording of one instant, without depth, with
+    wrong units or conventions, or whose grid does not fit into memory.
     """
     progress = progress or (lambda stage, done, total: None)
     if len(recording) < 2:
@@ -56,6 +57,7 @@ def discover(
     }
     if recording.sweeps:
         return replace(discover_sweeps(recording, voxel_size, bounds, progress), made_by=made_by)
+    require_conventions(recording)
     grid = choose_grid(recording, voxel_size, bounds)
     require(memory_plan(recording, grid), "try a larger --voxel-size or smaller --bounds")
 
