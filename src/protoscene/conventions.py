@@ -38,7 +38,7 @@ LEAST_AGREEING, MOST_AGAINST = 100, 0.4
 FEWER_AGAINST, SURPLUS_AGAINST = 3.0, 25
 """Or how many times less must be against it, and so many samples, ..."""
 LEAST_PLACES = 3
-"""... of so many cameras' places: two that are badly calibrated may fit a little better mirrored."""
+"""... at so many places of cameras: two badly calibrated ones may fit a little better mirrored."""
 FLOOR = 0.003
 """No difference is taken for smaller than this: sensors and the width of a pixel are no better."""
 CLOSE = 0.02
