@@ -30,6 +30,7 @@ _HOME = {
     "Target": "compose",
     "render": "render",
     "Scene": "scene",
+    "load_volume": "volume_file",
     "load_scene": "store",
     "save_scene": "store",
     "discover": "discover",

@@ -84,9 +84,19 @@ def save_sealed(
 def encode_sealed(entry: Sealed) -> bytes:
     """The JSON file as bytes: sorted keys, its own hash filled in."""
     entry.sha256 = NO_HASH
-    data = msgspec.json.encode(entry, order="sorted") + b"\n"
+    return with_own_hash(msgspec.json.encode(entry, order="sorted") + b"\n", b'"sha256":"')
+
+
+def with_own_hash(data: bytes, before: bytes) -> bytes:
+    """``data`` with its own sha256 in the place of the 64 zeros that follow ``before``."""
     own = hashlib.sha256(data).hexdigest()
-    return data.replace(f'"sha256":"{NO_HASH}"'.encode(), f'"sha256":"{own}"'.encode())
+    return data.replace(before + NO_HASH.encode(), before + own.encode())
+
+
+def is_own_hash(data: bytes, digits: str) -> bool:
+    """Whether ``digits`` in ``data`` are the sha256 of ``data`` with zeros in their place."""
+    zeros = data.replace(digits.encode(), NO_HASH.encode())
+    return len(digits) == len(NO_HASH) and hashlib.sha256(zeros).hexdigest() == digits
 
 
 def read_sealed(folder: Path, json_name: str, noun: str, form: str, kind: type[Entry]) -> Entry:
@@ -129,9 +139,7 @@ def _check_own_hash(file: Path, data: bytes, noun: str, entry: Sealed) -> None:
             raise Refused(file, close[0], "unknown field; did you mean 'sha256'?")
         read_json(file)  # by hand a key is easily written twice
         return
-    digits = str(entry.sha256).encode()
-    zeros = data.replace(digits, NO_HASH.encode())
-    if len(digits) != len(NO_HASH) or hashlib.sha256(zeros).hexdigest() != entry.sha256:
+    if not is_own_hash(data, str(entry.sha256)):
         raise Refused(file, "sha256", "the file was changed after it was written")
 
 

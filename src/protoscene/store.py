@@ -6,13 +6,11 @@ path: the same scene gives the same bytes.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save as tensor_bytes
 from torch import Tensor
 
 from protoscene.errors import Failed, Refused
@@ -31,11 +29,9 @@ from protoscene.scene_json import (
 )
 from protoscene.sealed import Sealed, check_listing, read_listed, save_sealed
 from protoscene.volume import Background, Outside, SparseVolume, Volume
+from protoscene.volume_file import ROUNDING, volume_of, volume_tensors
 
 __all__ = ["OutputLock", "load_scene", "new_folder", "prepare_output", "save_scene", "write_file"]
-
-ROUNDING = 1e-3
-"""By how much a computed occupancy or colour may leave [0, 1]."""
 
 
 def save_scene(scene: Scene, folder: Path, lock: OutputLock | None = None) -> None:
@@ -78,7 +74,7 @@ def prototype_tensors(
     """What the files of a dictionary hold, by their names in a scene's or a model's folder."""
     found = {}
     for k in range(len(prototypes)):
-        tensors = _volume_tensors(Volume(prototypes.rgba(k), prototypes.grid(k)))
+        tensors = volume_tensors(Volume(prototypes.rgba(k), prototypes.grid(k)))
         seen = confidence[k] if confidence else None
         if seen is not None:
             if not _fits(seen, tensors["rgba"]):
@@ -100,34 +96,8 @@ def read_prototypes(
     return prototypes, tuple(seen for _, seen in read)
 
 
-def volume_bytes(volume: Volume, suffix: str) -> bytes:
-    """A composed volume as the bytes of a ``.safetensors`` or ``.npz`` file: ``rgba`` (float32),
-    ``origin`` and ``voxel_size``."""
-    tensors = _volume_tensors(volume, dtype=torch.float32)
-    if suffix == ".safetensors":
-        return tensor_bytes(tensors)
-    if suffix != ".npz":
-        raise ValueError(f"a volume is written as .safetensors or .npz, not {suffix}")
-    archive = io.BytesIO()
-    arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-    np.savez_compressed(archive, allow_pickle=False, **arrays)
-    return archive.getvalue()
-
-
-def _volume_tensors(
-    volume: Volume, prefix: str = "", dtype: torch.dtype = torch.float16
-) -> dict[str, Tensor]:
-    if isinstance(volume, SparseVolume):
-        return _sparse_tensors(volume)
-    rgba = volume.rgba.detach()
-    if not bool(((rgba > -ROUNDING) & (rgba < 1 + ROUNDING)).all()):
-        raise Failed("a volume holds numbers outside of [0, 1], nothing was written")
-    rgba = rgba.clamp(0, 1).to("cpu", dtype).contiguous()
-    return {
-        f"{prefix}rgba": rgba,
-        f"{prefix}origin": torch.tensor(volume.grid.origin, dtype=torch.float64),
-        f"{prefix}voxel_size": torch.tensor(volume.grid.voxel_size, dtype=torch.float64),
-    }
+def _tensors(volume: Volume) -> dict[str, Tensor]:
+    return _sparse_tensors(volume) if isinstance(volume, SparseVolume) else volume_tensors(volume)
 
 
 def _sparse_tensors(volume: SparseVolume) -> dict[str, Tensor]:
@@ -144,35 +114,13 @@ def _sparse_tensors(volume: SparseVolume) -> dict[str, Tensor]:
 
 
 def _background_tensors(background: Background) -> dict[str, Tensor]:
-    tensors = _volume_tensors(background.volume)
+    tensors = _tensors(background.volume)
     if background.outside is not None:
-        tensors |= _volume_tensors(background.outside.volume, "outside_")
+        tensors |= volume_tensors(background.outside.volume, "outside_")
         tensors["sky"] = background.outside.colour.detach().to("cpu", torch.float64).contiguous()
     for k, part in enumerate(background.detail):
-        tensors |= _volume_tensors(part, f"detail{k}_")
+        tensors |= volume_tensors(part, f"detail{k}_")
     return tensors
-
-
-def _volume(path: Path, tensors: Mapping[str, Tensor], prefix: str = "") -> Volume:
-    parts = {}
-    for name, dims in (("rgba", 4), ("origin", 1), ("voxel_size", 0)):
-        part = tensors.get(prefix + name)
-        if part is None:
-            raise Refused(path, prefix + name, "is missing", expected=f"{dims} dimensions")
-        if part.dim() != dims or not part.is_floating_point():
-            got = f"{part.dtype} {tuple(part.shape)}"
-            expected = f"floating point, {dims} dimensions"
-            raise Refused(path, prefix + name, "has the wrong form", got=got, expected=expected)
-        parts[name] = part
-    rgba = parts["rgba"].float()
-    if rgba.shape[0] != 4 or not bool(((rgba >= 0) & (rgba <= 1)).all()):
-        raise Refused(path, prefix + "rgba", "must be (4, z, y, x) in [0, 1]")
-    _, nz, ny, nx = rgba.shape
-    try:
-        x, y, z = parts["origin"].tolist()
-        return Volume(rgba, Grid((x, y, z), float(parts["voxel_size"]), (nz, ny, nx)))
-    except ValueError as error:
-        raise Refused(path, prefix + "origin", str(error)) from None
 
 
 def _sparse_volume(path: Path, tensors: Mapping[str, Tensor], grid: Grid) -> Volume:
@@ -198,26 +146,26 @@ def _read_background(folder: Path, entry: SceneEntry) -> Background:
     if "places" in tensors:
         grid = Grid(entry.grid.origin, entry.grid.voxel_size, entry.grid.shape)
         return Background(_sparse_volume(path, tensors, grid))
-    volume = _volume(path, tensors)
+    volume = volume_of(path, tensors)
     grid = Grid(entry.grid.origin, entry.grid.voxel_size, entry.grid.shape)
     if volume.grid != grid:
         raise Refused(path, "grid", "is another than that of scene.json", got=volume.grid.shape)
     detail: list[Volume] = []
     while f"detail{len(detail)}_rgba" in tensors:
-        detail.append(_volume(path, tensors, f"detail{len(detail)}_"))
+        detail.append(volume_of(path, tensors, f"detail{len(detail)}_"))
     if "outside_rgba" not in tensors:
         return Background(volume, None, tuple(detail))
     sky = tensors.get("sky")
     if sky is None or tuple(sky.shape) != (3,) or not bool(((sky >= 0) & (sky <= 1)).all()):
         raise Refused(path, "sky", "must be three numbers in [0, 1]")
     return Background(
-        volume, Outside(_volume(path, tensors, "outside_"), sky.float()), tuple(detail)
+        volume, Outside(volume_of(path, tensors, "outside_"), sky.float()), tuple(detail)
     )
 
 
 def _read_prototype(folder: Path, entry: Sealed, name: str) -> tuple[Volume, Tensor | None]:
     tensors = read_listed(folder, entry, name)
-    volume, seen = _volume(folder / name, tensors), tensors.get("confidence")
+    volume, seen = volume_of(folder / name, tensors), tensors.get("confidence")
     middle = (volume.grid.lower + volume.grid.upper) / 2
     if np.abs(middle).max() > 1e-6 * max(volume.grid.size_m):
         problem = "must put the frame's origin at the volume's middle"

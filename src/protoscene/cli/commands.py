@@ -152,7 +152,8 @@ class Compose(Common):
             raise Refused("command line", "--resolution", problem, self.resolution, "1 to 2048")
         with OutputLock(self.output):
             from protoscene.memory import require
-            from protoscene.store import load_scene, volume_bytes
+            from protoscene.store import load_scene
+            from protoscene.volume_file import volume_bytes
 
             scene = load_scene(self.scene)
             check_time(scene, self.time, "command line", "--time")
