@@ -20,6 +20,8 @@ from types import TracebackType
 
 from protoscene.errors import Failed, Refused
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors of a disk, a quota or a file with no more room."""
 LONGEST_NAME = 200
 """Bytes in an output's name, so that the name of its temporary sibling fits as well."""
 
@@ -72,15 +74,16 @@ class OutputLock:
 
     def __enter__(self) -> OutputLock:
         prepare_output(self.path)
-        self._descriptor = self._acquire()
-        _held.add(self._descriptor)
         try:
+            self._descriptor = self._acquire()
+            _held.add(self._descriptor)
             prepare_output(self.path)  # it may have appeared before the lock was ours
             os.ftruncate(self._descriptor, 0)
             os.write(self._descriptor, f"{os.getpid()}\n".encode())
             self._remove_stale()
-        except BaseException:
+        except BaseException as error:
             self._release()
+            _explain(error, self._file, self.path)
             raise
         return self
 
@@ -144,11 +147,11 @@ def write_file(path: Path, data: bytes) -> None:
     try:
         _write_durably(temporary, data)
         temporary.replace(path)
+        _sync_folder(path.absolute().parent)
     except BaseException as error:
         _remove(temporary)
-        _name_instead(error, temporary, path)
+        _explain(error, temporary, path, len(data))
         raise
-    _sync_folder(path.absolute().parent)
 
 
 @contextmanager
@@ -158,19 +161,19 @@ def new_folder(path: Path) -> Iterator[Path]:
     OSError of what is inside names ``path``, as the rest is gone."""
     path = Path(path)
     temporary = _temporary_sibling(path)
-    temporary.mkdir()
     try:
+        temporary.mkdir()
         yield temporary
         for folder in [p for p in temporary.rglob("*") if p.is_dir()]:
             _sync_folder(folder)
         _sync_folder(temporary)
         prepare_output(path)
         temporary.rename(path)
+        _sync_folder(path.absolute().parent)
     except BaseException as error:
         _remove(temporary)
-        _name_instead(error, temporary, path)
+        _explain(error, temporary, path)
         raise
-    _sync_folder(path.absolute().parent)
 
 
 def discard_folder(path: Path) -> None:
@@ -197,12 +200,19 @@ def check_disk_space(path: Path, needed: int) -> None:
         raise Refused(path, "output", "not enough room on the disk", got=got, expected=expected)
 
 
-def _name_instead(error: BaseException, temporary: Path, path: Path) -> None:
-    """Makes an OSError name the place that a user knows. os.write names none at all."""
-    if isinstance(error, OSError) and error.errno is not None:
-        named = str(temporary) if error.filename is None else str(error.filename)
-        if Path(named).is_relative_to(temporary):
-            error.filename = str(path)
+def _explain(error: BaseException, temporary: Path, path: Path, needed: int = 0) -> None:
+    """Makes an OSError name the place that a user knows (os.write names none at all) and, of a full
+    disk, say what was ``needed`` and what is free, once."""
+    if not isinstance(error, OSError) or error.errno is None:
+        return
+    named = str(temporary) if error.filename is None else str(error.filename)
+    if Path(named).is_relative_to(temporary):
+        error.filename = str(path)
+    if error.errno in FULL and error.strerror == os.strerror(error.errno):
+        with suppress(OSError):
+            free = shutil.disk_usage(path.absolute().parent).free
+            wants = f"needs {needed} bytes, " if needed else ""
+            error.strerror += f" ({wants}{free} bytes are free)"
 
 
 def _temporary_sibling(path: Path) -> Path:

@@ -1,10 +1,9 @@
-"""The long commands on small recordings, each with what it writes when nothing disturbs it."""
+"""The commands that write, on small inputs, each with what it writes when nothing disturbs it."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ class Job:
     suffix: str
     written: dict[str, bytes]
     calls: int
+    bytes_written: int
     seconds: float
 
 
@@ -40,46 +40,50 @@ def write_recordings(folder: Path) -> list[Path]:
 
 
 def prepare(folder: Path, names: Sequence[str]) -> list[Job]:
-    """The jobs called ``names``, run undisturbed: in this process, so that it is warm, and in
-    children. Raises RuntimeError where two runs differ."""
-    recordings = write_recordings(folder)
-    voxel = ("--voxel-size", VOXEL)
+    """The jobs called ``names``, run undisturbed: in this process, so that it is warm, and in a
+    child. Raises RuntimeError where the two differ."""
+    r0, r1 = write_recordings(folder)
+    scene = folder / "scene"
+    voxel, resume = ("--voxel-size", VOXEL), ("--resume",)
     commands: dict[str, tuple[Callable[[Path], list[object]], tuple[str, ...], str]] = {
-        "discover": (lambda out: ["discover", recordings[0], "-o", out, *voxel], ("--resume",), ""),
-        "learn": (lambda out: ["learn", *recordings, "-o", out, *voxel, "--steps", STEPS],
-                  ("--resume",), ""),
-        "export": (lambda out: ["export", folder / "scene", "--to", "glb", "-o", out], (), ".glb"),
+        "discover": (lambda out: ["discover", r0, "-o", out, *voxel], resume, ""),
+        "learn": (
+            lambda out: ["learn", r0, r1, "-o", out, *voxel, "--steps", STEPS], resume, ""
+        ),
+        "export": (lambda out: ["export", scene, "--to", "glb", "-o", out], (), ".glb"),
+        "edit": (lambda out: ["edit", scene, "--remove", 0, "-o", out], (), ""),
+        "compose": (lambda out: ["compose", scene, "--time", 0, "-o", out], (), ".safetensors"),
     }  # fmt: skip
-    if forks.main([*map(str, commands["discover"][0](folder / "scene"))]):
-        raise RuntimeError("discover failed undisturbed")
-    jobs = []
-    for name in names:
-        command, again, suffix = commands[name]
-        if name != "discover" and forks.main([*map(str, command(folder / f"warm{suffix}"))]):
-            raise RuntimeError(f"{name} failed undisturbed")
-        runs = [_undisturbed(command, folder / f"whole{k}{suffix}", folder) for k in range(2)]
-        if runs[0][0] != runs[1][0]:
-            raise RuntimeError(f"two undisturbed runs of {name} differ")
-        seconds = statistics.mean(run[2] for run in runs)
-        jobs.append(Job(name, command, again, suffix, runs[0][0], runs[0][1], seconds))
-        for left in [*folder.glob("warm*"), *folder.glob("whole*")]:
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
-    return jobs
+    _run_here(commands["discover"][0](scene))
+    return [_prepared(name, *commands[name], folder) for name in names]
 
 
-def _undisturbed(
-    command: Callable[[Path], list[object]], out: Path, folder: Path
-) -> tuple[dict[str, bytes], int, float]:
-    """What is written (under the same name for all), in how many calls and seconds."""
+def _prepared(
+    name: str,
+    command: Callable[[Path], list[object]],
+    again: tuple[str, ...],
+    suffix: str,
+    folder: Path,
+) -> Job:
+    here, there = folder / f"here{suffix}", folder / f"there{suffix}"
+    _run_here(command(here))
     reading, writing = os.pipe()
-    ended = forks.run(command(out), folder / "said", lambda: failpoints.count_into(writing))
+    ended = forks.run(command(there), folder / "said", lambda: failpoints.count_into(writing))
     os.close(writing)
-    calls = 0
-    with open(reading, "rb") as counted:  # noqa: PTH123
-        calls = len(counted.read())
-    if ended.code:
-        raise RuntimeError(f"{out.name}: exit code {ended.code}: {ended.said}")
-    return in_one_name(out), calls, ended.seconds
+    with open(reading) as counted:  # noqa: PTH123
+        sizes = [int(line) for line in counted]
+    if ended.code or in_one_name(here) != in_one_name(there):
+        raise RuntimeError(f"{name}: exit code {ended.code}, or two runs differ: {ended.said}")
+    written = in_one_name(there)
+    for left in (here, there):
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
+    return Job(name, command, again, suffix, written, len(sizes), sum(sizes), ended.seconds)
+
+
+def _run_here(command: list[object]) -> None:
+    code = forks.main([*map(str, command)])
+    if code:
+        raise RuntimeError(f"{command[0]}: exit code {code}")
 
 
 def in_one_name(out: Path) -> dict[str, bytes]:

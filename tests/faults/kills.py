@@ -68,7 +68,7 @@ def killed_everywhere(job: Job, folder: Path, every: int = 1, until: float = mat
             ended = forks.run(job.command(out), place / "said", partial(failpoints.die_at, k))
             tally.kills += ended.code == -9
             _require_whole_or_absent(job, out)
-            _let_through(job, out, place)
+            let_through(job, out, place)
             shutil.rmtree(place)
         except (AssertionError, TimeoutError) as problem:
             tally.failures.append(f"{job.name}, call {k} of {job.calls}: {problem}")
@@ -99,7 +99,7 @@ def _one(job: Job, place: Path, numbers: random.Random) -> int:
         _require_whole_or_absent(job, out)
         if ended.code == 0 or out.exists():
             break
-    _let_through(job, out, place)
+    let_through(job, out, place)
     return hit
 
 
@@ -108,7 +108,7 @@ def _require_whole_or_absent(job: Job, out: Path) -> None:
         assert in_one_name(out) == job.written, "what is there after a kill is not whole"
 
 
-def _let_through(job: Job, out: Path, place: Path) -> None:
+def let_through(job: Job, out: Path, place: Path) -> None:
     """Runs to the end, undisturbed; then the bytes are right and nothing else is left."""
     if not out.exists() or job.again:
         ended = forks.run([*job.command(out), *job.again], place / "said")
