@@ -6,6 +6,8 @@ INSTALLED := .venv/.installed
 PLAYERS := tests/web/node_modules/.installed
 # Two workers; tests of one file stay together, as they share recordings made once per file.
 WORKERS ?= 2
+# A LiDAR recording, for a picture of the README.
+STREET ?= ../shared/data/street_lidar
 
 .PHONY: demo test check demo-data docs
 demo: $(INSTALLED)
@@ -22,9 +24,20 @@ check: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_layout.py
 
-# The picture of the README: the page of the demo, seen in chromium.
+# The pictures of the README: the pages of the demo and of a drive, seen in chromium.
 docs: demo
-	$(BIN)/python docs/picture.py out/demo/report.html docs/demo.png
+	$(BIN)/python docs/picture.py summary out/demo/report.html docs/demo.png
+	$(BIN)/python docs/picture.py viewer out/demo/report.html docs/viewer.png
+	@if test -d '$(STREET)'; then $(MAKE) --no-print-directory docs/viewer_street.png; \
+	else echo 'docs/viewer_street.png stays as it is: there is no $(STREET)' >&2; fi
+
+.PHONY: docs/viewer_street.png
+docs/viewer_street.png: $(INSTALLED)
+	rm -rf out/street
+	mkdir -p out/street
+	$(BIN)/protoscene discover '$(STREET)' -o out/street/scene
+	$(BIN)/protoscene view out/street/scene --recording '$(STREET)' --html out/street/report.html
+	$(BIN)/python docs/picture.py viewer out/street/report.html $@
 
 # The recording that comes with protoscene. Whoever changes its settings runs this and commits it.
 demo-data: $(INSTALLED)

@@ -1,8 +1,11 @@
-"""Makes docs/demo.png, the picture of the README, out of the demo's page (`make docs`).
+"""Makes the pictures of the README out of report pages, in chromium (`make docs`).
 
-    python docs/picture.py out/demo/report.html docs/demo.png
+    python docs/picture.py summary out/demo/report.html docs/demo.png
+    python docs/picture.py viewer out/demo/report.html docs/viewer.png
 
-Needs chromium (its place as a third argument, where it is not the one on the PATH).
+``summary``: recorded and rendered pictures, the 3-D view, and the prototypes. ``viewer``: the 3-D
+timeline with the object chosen that went furthest. Needs chromium (its place as a fourth argument,
+where it is not the one on the PATH).
 """
 
 from __future__ import annotations
@@ -20,10 +23,8 @@ FLAGS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader
 WIDTH = 1240
 SHARE = 0.7
 """Of the timeline: where it stands."""
-BAR = 52
-"""Pixels of the player's bar."""
-SETTLE_MS = 5000
-"""Until the player stands still: the processor draws."""
+SETTLE_MS = 2000
+"""Until all is drawn: by the processor."""
 INSTANT = 3
 """Of the instants whose pictures the page shows."""
 LAYOUT = """
@@ -46,49 +47,57 @@ LAYOUT = """
 """
 
 
-def main(report: Path, picture: Path, chromium: str) -> None:
+def main(what: str, report: Path, picture: Path, chromium: str) -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        timeline, pairs, prototypes = parts(browser, report)
-        content = {"timeline": timeline, "pairs": pairs, "prototypes": prototypes, "width": WIDTH}
-        page = browser.new_page(viewport={"width": WIDTH, "height": 100})
-        page.set_content(LAYOUT % content)
-        shot = page.screenshot(full_page=True)
+        shot = {"summary": summary, "viewer": viewer}[what](browser, report)
         browser.close()
     save_small(shot, picture)
 
 
+def summary(browser: Browser, report: Path) -> bytes:
+    timeline, pairs, prototypes = parts(browser, report)
+    content = {"timeline": timeline, "pairs": pairs, "prototypes": prototypes, "width": WIDTH}
+    page = browser.new_page(viewport={"width": WIDTH, "height": 100})
+    page.set_content(LAYOUT % content)
+    return page.screenshot(full_page=True)
+
+
 def parts(browser: Browser, report: Path) -> tuple[str, str, str]:
-    """The timeline, the pairs of pictures and the prototypes' sides, each as <img> elements."""
-    page = browser.new_page(viewport={"width": 1000, "height": 800})
-    page.goto(report.resolve().as_uri())
-    page.add_style_tag(content="iframe { width: 762px !important; height: 546px !important }")
+    """The 3-D view, the pairs of pictures and the prototypes' sides, each as <img> elements."""
+    page = opened(browser, report, 1000)
+    page.add_style_tag(content="#stage { width: 762px !important; height: 494px !important }")
+    page.add_style_tag(content=".layers { display: none !important }")
+    page.wait_for_timeout(SETTLE_MS)
+    encoded = base64.b64encode(page.locator("#stage").screenshot()).decode()
     compared = page.locator(".instant").nth(INSTANT).locator(".compare > img")
     pairs = [compared.nth(i) for i in range(compared.count()) if i % 4 < 2]
     sides = page.locator(".prototype img").all()
-    found = timeline(page), images(pairs), images(sides)
-    page.close()
-    return found
+    return f'<img src="data:image/png;base64,{encoded}">', images(pairs), images(sides)
 
 
 def images(elements: list[Locator]) -> str:
     return "".join(f'<img src="{element.get_attribute("src")}">' for element in elements)
 
 
-def timeline(page: Page) -> str:
-    """The player at one time, without its bar."""
-    player = page.frame_locator("iframe")
-    track = player.locator(".mantine-Slider-track")
-    track.wait_for(timeout=60_000)
-    player.locator("button.mantine-Notification-closeButton").click()  # software drawing
-    area = track.bounding_box()
-    assert area is not None
-    page.mouse.click(area["x"] + SHARE * area["width"], area["y"] + area["height"] / 2)
+def viewer(browser: Browser, report: Path) -> bytes:
+    page = opened(browser, report, WIDTH)
+    paths = page.locator("[data-object] dd:nth-of-type(4)").all_inner_texts()
+    metres = [float(path.split()[0]) if path.endswith(" m") else 0.0 for path in paths]
+    furthest = page.locator("[data-object]").nth(metres.index(max(metres)))
+    page.locator(f"[data-choose='{furthest.get_attribute('data-object')}']").click()
+    page.mouse.move(0, 0)
     page.wait_for_timeout(SETTLE_MS)
-    with Image.open(io.BytesIO(page.locator("iframe").screenshot())) as shot:
-        encoded = io.BytesIO()
-        shot.crop((0, 0, shot.width, shot.height - BAR)).save(encoded, "PNG")
-    return f'<img src="data:image/png;base64,{base64.b64encode(encoded.getvalue()).decode()}">'
+    return page.locator(".player").screenshot()
+
+
+def opened(browser: Browser, report: Path, width: int) -> Page:
+    """The page with its timeline where it shall stand."""
+    page = browser.new_page(viewport={"width": width, "height": 800})
+    page.goto(report.resolve().as_uri())
+    slider = page.locator("#timeline")
+    slider.fill(str(round(SHARE * int(slider.get_attribute("max") or 0))))
+    return page
 
 
 def save_small(shot: bytes, file: Path) -> None:
@@ -97,5 +106,5 @@ def save_small(shot: bytes, file: Path) -> None:
 
 
 if __name__ == "__main__":
-    report, picture, *browser = sys.argv[1:]
-    main(Path(report), Path(picture), *(browser or [shutil.which("chromium") or "chromium"]))
+    what, report, picture, *browser = sys.argv[1:]
+    main(what, Path(report), Path(picture), *(browser or [shutil.which("chromium") or "chromium"]))

@@ -93,7 +93,8 @@ class Demo(Common):
         say_scene(scene, where, as_json=False)
         say("")
         say_headlines(card)
-        say(f"\nAll scores, the scene in 3-D and every picture: {page}")
+        say("")
+        say(f"All scores, the scene in 3-D and every picture: {page}")
 
 
 def _unpack_demo(folder: Path) -> None:

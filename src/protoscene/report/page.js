@@ -115,14 +115,17 @@ class Player {
     const part = (name) => document.querySelector(`[data-${name}]`)?.cloneNode(true) ?? "";
     const thing = this.stage.objects.find((one) => one.id === id);
     for (const entry of document.querySelectorAll("[data-choose]")) {
-      entry.setAttribute("aria-pressed", String(Number(entry.dataset.choose) === id));
+      const pressed = Number(entry.dataset.choose) === id;
+      entry.setAttribute("aria-pressed", String(pressed));
+      if (pressed) entry.scrollIntoView({ block: "nearest" });
     }
     document.getElementById("unchosen").hidden = Boolean(thing);
     place.hidden = !thing;
     if (thing) {
       const [row, sides] = [part(`object="${id}"`), part(`sides="${thing.prototype}"`)];
       const words = `Object ${id}: prototype ${thing.prototype}, score ${thing.score.toFixed(2)}`;
-      document.getElementById("facts").replaceChildren(row || words, sides);
+      const strip = row && row.querySelector(".strip");
+      document.getElementById("facts").replaceChildren(row || words, sides, strip);
       this.showPresence(thing);
     }
     this.showPlace();
@@ -256,9 +259,8 @@ async function start() {
     const bytes = await unpacked(text("shapes"));
     new Player(new Stage(document.getElementById("stage"), scene, bytes), scene);
   } catch (problem) {
-    const complaint = document.getElementById("complaint");
-    complaint.textContent = `The 3-D view cannot be shown: ${problem.message}.`;
-    complaint.hidden = false;
+    const words = `The 3-D view cannot be shown: ${problem.message}.`;
+    document.getElementById("complaint").textContent = words;
     throw problem;
   }
 }

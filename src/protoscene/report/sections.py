@@ -12,6 +12,7 @@ from protoscene.recording import Recording
 from protoscene.report.comparison import comparisons, largest_depth_difference
 from protoscene.report.palette import object_colour
 from protoscene.report.pictures import LARGEST_COLOUR_DIFFERENCE, gradient
+from protoscene.report.shapes import is_dark
 from protoscene.report.strips import Crop, object_strips
 from protoscene.report.timeline import Timeline
 from protoscene.report.turntable import prototype_sides
@@ -70,8 +71,8 @@ def timeline(scene: Scene, shown: Timeline) -> str:
     words = "Choose an object: here, or click on it." if scene.objects else "There is no object."
     return (
         '<section aria-label="3-D timeline"><div class="panel player"><div class="view">'
-        '<canvas id="stage" tabindex="0" aria-label="The scene in 3-D"></canvas>'
-        f'<p id="complaint" hidden></p><div class="layers">{switches}</div></div>'
+        '<canvas id="stage" width="1" height="1" tabindex="0" aria-label="The scene in 3-D">'
+        f'</canvas><p id="complaint"></p><div class="layers">{switches}</div></div>'
         f'<div class="chooser"><div class="list">{entries}</div><p id="unchosen">{words}</p>'
         '<div id="chosen" hidden><p id="place"></p><div id="facts"></div></div></div>'
         '<div class="bar"><button type="button" id="play">Play</button><div>'
@@ -203,7 +204,7 @@ def prototypes(scene: Scene) -> str:
     """Each prototype from four sides, with its size and the objects that use it."""
     if not len(scene.prototypes):
         return ""
-    cards = []
+    cards, dark = [], is_dark(scene)
     for k in range(min(len(scene.prototypes), MAX_PROTOTYPES)):
         users = ", ".join(
             f"{_swatch(thing.id)}{thing.id}{'' if thing.moving else ' (stood still)'}"
@@ -212,7 +213,7 @@ def prototypes(scene: Scene) -> str:
         )
         sides = "".join(
             f"<figure>{_picture(uri, f'prototype from the {name}')}{_caption(name)}</figure>"
-            for name, uri in prototype_sides(scene, k)
+            for name, uri in prototype_sides(scene, k, dark)
         )
         symmetry = scene.symmetries[k] if k < len(scene.symmetries) else None
         turned = ""

@@ -25,7 +25,7 @@ COMPRESSION = 6
 
 class Bytes:
     """Arrays one after another, each beginning at a multiple of four bytes, little-endian. Where
-    ``dark``, colours are brightened: 70 + 165 √(c / 255)."""
+    ``dark``, colours are brightened."""
 
     def __init__(self, dark: bool) -> None:
         self.data = bytearray()
@@ -52,7 +52,7 @@ class Bytes:
         step = max(float((upper - lower).max()), 1e-6) / STEPS
         numbers = np.rint((points - lower) / step).astype(np.uint16)
         if self.dark:
-            colours = np.rint(70 + 165 * np.sqrt(colours / 255)).astype(np.uint8)
+            colours = np.rint(255 * brightened(colours / 255)).astype(np.uint8)
         return {
             "lower": lower.tolist(), "step": step, "n": len(points),
             "places": self.add(numbers), "colours": self.add(colours),
@@ -68,6 +68,11 @@ class Bytes:
             "n_faces": len(quads),
             "faces": self.add(quads.astype(np.uint32)),
         }
+
+
+def brightened(grey: Any) -> Any:
+    """0.28 + 0.64 √grey, in [0, 1]: an array or a tensor."""
+    return 0.28 + 0.64 * grey**0.5
 
 
 def is_dark(scene: Scene) -> bool:

@@ -10,6 +10,7 @@ import torch
 from protoscene.geometry import Camera, look_at
 from protoscene.render import render
 from protoscene.report.pictures import bytes_from_unit, data_uri
+from protoscene.report.shapes import brightened
 from protoscene.scene import Scene
 from protoscene.volume import Volume
 
@@ -24,9 +25,12 @@ SUN = (0.36, 0.48, 0.8)
 PAPER = (0.955, 0.96, 0.966)
 
 
-def prototype_sides(scene: Scene, k: int) -> list[tuple[str, str]]:
-    """(side, data URI) of prototype ``k``."""
-    volume = _shaded(Volume(scene.prototypes.rgba(k).detach().float(), scene.prototypes.grid(k)))
+def prototype_sides(scene: Scene, k: int, dark: bool) -> list[tuple[str, str]]:
+    """(side, data URI) of prototype ``k``, brightened where the scene is ``dark``."""
+    rgba = scene.prototypes.rgba(k).detach().float()
+    if dark:
+        rgba = torch.cat([brightened(rgba[:-1]), rgba[-1:]])
+    volume = _shaded(Volume(rgba, scene.prototypes.grid(k)))
     radius = float(np.linalg.norm(scene.sizes_m[k])) / 2
     return [(name, _side(volume, math.radians(yaw), radius)) for name, yaw in SIDES]
 
