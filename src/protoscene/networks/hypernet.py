@@ -1,0 +1,188 @@
+"""A coarse volume → a small network for each cell, which answers at any position, any number of
+times: colour and occupancy finer than the volume itself.
+
+Cells of ``STRIDE``³ voxels. A few convolutions over the cells look around; each cell's own network
+is made from what they say and from the raw voxels in and around it. Between the middles of cells
+the parameters of their networks are blended trilinearly, and all else that a network is told is
+continuous, so that there are no seams. Where a finer volume is at hand, half as large cells get
+networks by the same generator, from the network of the cell that they are in and the finer raw
+voxels. Volumes are premultiplied: r·a, g·a, b·a, a; a is the share of a voxel that is solid.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from protoscene.networks.fields import RGBA, ModulatedField, position_features
+
+STRIDE = 4
+"""Voxels along a cell's side."""
+WINDOW = 2 * STRIDE
+"""Voxels along the side of what a cell's network is made from."""
+OCTAVES = 3
+"""The finest of a cell's own sines has a period of one voxel."""
+NEIGHBOURS = 27
+SHARP, SURFACE = 8.0, 0.45
+"""Logits of an interpolated share a to begin with: SHARP (a − SURFACE)."""
+FAINT = 0.05
+"""A premultiplied colour is divided by no less than this."""
+POINTS = 1 << 15
+"""So many positions are asked at once by :meth:`FieldGenerator.decode`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Fields:
+    """The networks of one volume: ``parameters`` (m, cz, cy, cx), 0 where a cell has none,
+    ``codes`` (f, cz, cy, cx) they were made from, ``made`` (cz, cy, cx) which cells have one."""
+
+    volume: Float[Tensor, "4 z y x"]
+    codes: Float[Tensor, "f cz cy cx"]
+    parameters: Float[Tensor, "m cz cy cx"]
+    made: Bool[Tensor, "cz cy cx"]
+    coarse: Fields | None = None
+    """What answers where no network was made."""
+
+
+class FieldGenerator(nn.Module):
+    """Volume → :class:`Fields` → answers. ``features`` of a cell, ``width`` of its network."""
+
+    def __init__(self, features: int = 64, width: int = 64) -> None:
+        super().__init__()
+        self.embed = nn.Conv3d(RGBA, features, STRIDE, stride=STRIDE)
+        self.around = nn.ModuleList(_residual(features) for _ in range(2))
+        self.look = nn.Linear(RGBA * WINDOW**3, features)
+        self.mix = nn.Linear(features, features)
+        self.child = nn.Linear(features, 8 * features)
+        self.field = ModulatedField(RGBA * NEIGHBOURS + 6 * OCTAVES, width)
+        self.head = nn.Linear(features, self.field.n_parameters)
+
+    def forward(
+        self, volume: Float[Tensor, "4 z y x"], wanted: Bool[Tensor, "cz cy cx"] | None = None
+    ) -> Fields:
+        """Networks of the ``wanted`` cells; of all :func:`mixed_cells` where not given. Raises
+        ValueError where the volume is not of whole cells."""
+        if any(n % STRIDE for n in volume.shape[1:]):
+            shape = tuple(volume.shape)
+            raise ValueError(f"volume must be of whole cells of {STRIDE}³ voxels, got {shape}")
+        context = self.embed(volume[None])
+        for block in self.around:
+            context = context + block(context)
+        made = mixed_cells(volume) if wanted is None else wanted
+        return self._made(volume, made, context[0][:, made].T, None)
+
+    def refined(
+        self, coarse: Fields, volume: Float[Tensor, "4 z y x"], wanted: Bool[Tensor, "cz cy cx"]
+    ) -> Fields:
+        """Networks of the ``wanted`` cells, half as large, of a ``volume`` twice as fine."""
+        at = wanted.nonzero()
+        z, y, x = (at // 2).T
+        parents = coarse.codes[:, z, y, x].T
+        octant = (at % 2) @ at.new_tensor([4, 2, 1])
+        children = self.child(parents).unflatten(1, (8, -1))
+        context = children[torch.arange(len(at), device=at.device), octant]
+        return self._made(volume, wanted, context, coarse)
+
+    def _made(
+        self, volume: Tensor, made: Tensor, context: Float[Tensor, "n f"], coarse: Fields | None
+    ) -> Fields:
+        seen = self.look(_windows(volume, made.nonzero()))
+        code = F.relu(context + seen)
+        code = code + F.relu(self.mix(code))
+        codes = volume.new_zeros(code.shape[1], *made.shape)
+        parameters = volume.new_zeros(self.field.n_parameters, *made.shape)
+        where = made.nonzero(as_tuple=True)
+        codes = codes.index_put((torch.arange(len(codes))[:, None], *where), code.T)
+        own = self.head(code).T
+        parameters = parameters.index_put((torch.arange(len(own))[:, None], *where), own)
+        return Fields(volume, codes, parameters, made, coarse)
+
+    def answer(self, fields: Fields, points: Float[Tensor, "n 3"]) -> Float[Tensor, "n 4"]:
+        """Logits of r, g, b (straight) and occupancy at ``points`` x y z, −1..1 over the volume's
+        box (``Grid.sampler_from_world``). Trilinear interpolation of the volume is the start, the
+        network adds to it. At the rim of where there are networks they fade into what answers
+        beyond: interpolation alone, or the networks of the coarser cells."""
+        voxel = 2 / points.new_tensor(fields.volume.shape[:0:-1])
+        near = points[:, None] + _offsets(points) * voxel
+        seen = _interpolated(fields.volume, near.flatten(0, 1)).unflatten(0, (-1, NEIGHBOURS))
+        cell = (points + 1) / (voxel * STRIDE)
+        inputs = torch.cat([seen.flatten(1), position_features(cell, OCTAVES, period=1.0)], dim=1)
+        own = _interpolated(fields.parameters, points)
+        plain, own = _logits(seen[:, NEIGHBOURS // 2]), self.field(inputs, own)
+        share = _interpolated(fields.made[None].to(points.dtype), points)
+        if fields.coarse is None:
+            return plain + share * own
+        answers = plain + own
+        rim = (share[:, 0] < 1).nonzero()[:, 0]
+        less = self.answer(fields.coarse, points[rim])
+        return answers.index_copy(0, rim, less + share[rim] * (answers[rim] - less))
+
+    @torch.no_grad()
+    def decode(self, fields: Fields, times: int) -> Float[Tensor, "4 Z Y X"]:
+        """Straight rgba in [0, 1] at voxels ``times`` finer than the coarsest volume's. Where all
+        voxels around are empty, or all are solid, there is nothing to ask."""
+        volume = fields.volume if fields.coarse is None else fields.coarse.volume
+        share = volume[3:].clamp(min=FAINT)
+        plain = torch.cat([volume[:3] / share, volume[3:].round()])
+        for axis in (1, 2, 3):
+            plain = plain.repeat_interleave(times, dim=axis)
+        asked = near_surface(volume[3])
+        for axis in (0, 1, 2):
+            asked = asked.repeat_interleave(times, dim=axis)
+        where = asked.nonzero()
+        middles = (2 * where.flip(1) + 1).to(volume) / where.new_tensor(asked.shape[::-1]) - 1
+        for at, points in zip(where.split(POINTS), middles.split(POINTS), strict=True):
+            z, y, x = at.T
+            plain[:, z, y, x] = self.answer(fields, points).sigmoid().T
+        return plain
+
+
+def near_surface(share: Float[Tensor, "z y x"]) -> Bool[Tensor, "z y x"]:
+    """Voxels that differ from one of their 26 neighbours."""
+    least, most = (F.max_pool3d(s * share[None], 3, 1, 1)[0] for s in (-1, 1))
+    return most > -least
+
+
+def mixed_cells(volume: Float[Tensor, "4 z y x"]) -> Bool[Tensor, "cz cy cx"]:
+    """Cells whose window is neither all empty nor all solid."""
+    pad = (WINDOW - STRIDE) // 2
+    least, most = (F.max_pool3d(s * volume[3:], WINDOW, STRIDE, pad)[0] for s in (-1, 1))
+    return most > -least
+
+
+def _windows(volume: Tensor, cells: Int[Tensor, "n 3"]) -> Float[Tensor, "n i"]:
+    """The raw voxels in and around cells; the outermost ones are repeated."""
+    padded = F.pad(volume[None], [(WINDOW - STRIDE) // 2] * 6, mode="replicate")[0]
+    for axis in (1, 2, 3):
+        padded = padded.unfold(axis, WINDOW, STRIDE)
+    z, y, x = cells.T
+    return padded[:, z, y, x].movedim(0, 1).flatten(1)
+
+
+def _interpolated(volume: Float[Tensor, "c z y x"], points: Tensor) -> Float[Tensor, "n c"]:
+    found = F.grid_sample(
+        volume[None], points[None, None, None], padding_mode="border", align_corners=False
+    )
+    return found[0, :, 0, 0].T
+
+
+def _logits(seen: Float[Tensor, "n 4"]) -> Float[Tensor, "n 4"]:
+    """Of an interpolated premultiplied colour and share."""
+    colour = seen[:, :3] / seen[:, 3:].clamp(min=FAINT)
+    return torch.cat([4 * colour - 2, SHARP * (seen[:, 3:] - SURFACE)], dim=1)
+
+
+def _offsets(like: Tensor) -> Float[Tensor, "27 3"]:
+    steps = torch.arange(-1, 2, dtype=like.dtype, device=like.device)
+    return torch.cartesian_prod(steps, steps, steps)
+
+
+def _residual(features: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.ReLU(), nn.Conv3d(features, features, 3, padding=1), nn.GroupNorm(8, features),
+        nn.ReLU(), nn.Conv3d(features, features, 3, padding=1),
+    )  # fmt: skip
