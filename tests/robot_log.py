@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mcap.writer import CompressionType
 from mcap_ros2.writer import Writer
 from scipy.spatial.transform import Rotation
 
@@ -77,9 +78,11 @@ Message = tuple[str, str, float, dict[str, Any]]
 """Type (without ``/msg/``'s package), topic, time of its arrival (s), contents."""
 
 
-def write_log(file: Path, messages: Sequence[Message]) -> Path:
+def write_log(
+    file: Path, messages: Sequence[Message], compression: CompressionType = CompressionType.ZSTD
+) -> Path:
     with file.open("wb") as opened:
-        writer = Writer(opened)
+        writer = Writer(opened, compression=compression)
         schemas = {name: writer.register_msgdef(name, text) for name, text in TYPES.items()}
         for kind, topic, time, message in messages:
             at = round(time * 1e9)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,12 @@ import pytest
 
 pytest.importorskip("mcap_ros2")
 
+from mcap.writer import CompressionType
+
 import robot_log as robot
 from protoscene.check import check
 from protoscene.errors import Refused
-from protoscene.formats import load
+from protoscene.formats import load, mcap_chunks
 from protoscene.geometry import rotation_from_yaw
 
 START = 1700000000.0
@@ -194,3 +197,30 @@ def test_a_folder_of_two_logs_is_refused(tmp_path: Path) -> None:
         robot.write_log(tmp_path / name, transforms() + clouds())
     with pytest.raises(Refused, match="one log"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize("compression", [CompressionType.ZSTD, CompressionType.LZ4])
+def test_a_chunk_that_unpacks_to_too_much_is_refused_before_it_is_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compression: CompressionType
+) -> None:
+    zeros = robot.cloud("/points", "lidar", START, np.zeros((400_000, 4)))  # 8 MB
+    file = robot.write_log(tmp_path / "d.mcap", [*transforms(), zeros, *clouds()], compression)
+    for free, refused in ((9_000_000, False), (7_000_000, True)):
+        monkeypatch.setattr(mcap_chunks, "FREE_BYTES", free)
+        if not refused:
+            assert len(load(file).sweeps) == 5
+            continue
+        with pytest.raises(Refused, match="chunk unpacks to too much") as refusal:
+            load(file)
+        assert "20:1" in str(refusal.value) and "\n" not in str(refusal.value)
+        assert [str(refusal.value)] == [str(problem) for problem in check(file).problems]
+
+
+def test_a_chunk_that_lies_about_its_size_is_refused(tmp_path: Path) -> None:
+    head = bytes.fromhex("28b52ffd e0") + (10**12).to_bytes(8, "little") + bytes([1, 0, 0])
+    chunk = struct.pack("<QQQII4sQ", 0, 0, 10, 0, 4, b"zstd", len(head)) + head
+    file = robot.write_log(tmp_path / "d.mcap", transforms() + clouds())
+    data = file.read_bytes()
+    file.write_bytes(data[:8] + struct.pack("<BQ", 6, len(chunk)) + chunk + data[8:])
+    with pytest.raises(Refused, match=r"too much \(got 1000000000000 bytes"):
+        load(file)

@@ -22,6 +22,7 @@ from jaxtyping import Float, UInt8
 
 from protoscene.errors import Refused
 from protoscene.formats.lens import Lens, require_plausible, undistorted
+from protoscene.formats.mcap_chunks import require_small_chunks
 from protoscene.formats.paths import require_regular
 from protoscene.formats.problems import Problems, kept
 from protoscene.formats.transform_tree import TransformTree
@@ -77,7 +78,8 @@ class LoggedSweep(SweepEntry):
 def read_mcap(file: Path, problems: Problems) -> Recording:
     """The recording in a log, whose pictures or clouds are read when asked for.
 
-    Raises Refused: the extra is missing, a damaged file, no topic to read, no transforms to the
+    Raises Refused: the extra is missing, a damaged file, a chunk that unpacks to too much, no topic
+    to read, no transforms to the
     sensor's frame, no intrinsics, a lens that is not plumb_bob. Messages whose pose is not known
     are left out with one warning.
     """
@@ -205,6 +207,7 @@ class _Log:
         places[IMAGE] = defaultdict(list)
         tree, infos = TransformTree(self.file), {}
         with self._reader() as reader:
+            require_small_chunks(self.file)
             for schema, channel, message in reader.iter_messages():
                 if schema is not None and schema.name in places:
                     time, frame = _header(self.file, channel.topic, message.data)
