@@ -38,6 +38,12 @@ GRID = Grid((-6.4, -6.4, -0.1), VOXEL_SIZE, (32, 256, 256))
 SIZE_M = (1.2, 0.8, 0.7)
 FLAGS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 MANY_COLOURS = 200
+PLAYED_S = 3.0
+COUNT_DRAWN = """() => {
+  const draw = Stage.prototype.draw;
+  window.drawn = 0;
+  Stage.prototype.draw = function (...given) { window.drawn++; return draw.apply(this, given); };
+}"""
 
 
 @dataclass
@@ -91,9 +97,10 @@ def _circle(rng: np.random.Generator, time_s: np.ndarray, i: int, share: float) 
     return Track(time_s, centre, angle, np.ones(n), rng.random(n) < 0.9)
 
 
-def first_picture(browser: Path, page: Path) -> tuple[float, float]:
-    """(wall, processor) seconds from asking for the page to its first picture. The processor's are
-    those of every process of the browser, its start left out."""
+def visited(browser: Path, page: Path) -> tuple[float, float, float]:
+    """(wall, processor) seconds from asking for the page to its first picture, and then how often a
+    second it is drawn while it plays. The processor's are those of every process of the browser,
+    its start left out."""
     with sync_playwright() as playwright:
         opened = playwright.chromium.launch(executable_path=browser, args=FLAGS)
         visit = opened.new_page(viewport={"width": 1280, "height": 800})
@@ -103,8 +110,12 @@ def first_picture(browser: Path, page: Path) -> tuple[float, float]:
         while _colours(canvas.screenshot()) < MANY_COLOURS:
             visit.wait_for_timeout(50)
         wall, processor = time.monotonic() - began, _seconds_of_children() - before
+        visit.evaluate(COUNT_DRAWN)
+        canvas.press(" ")
+        visit.wait_for_timeout(1000 * PLAYED_S)
+        drawn = visit.evaluate("window.drawn") / PLAYED_S
         opened.close()
-    return wall, processor
+    return wall, processor, drawn
 
 
 def _colours(screenshot: bytes) -> int:
@@ -140,15 +151,16 @@ def main(options: Options) -> None:
         began = time.process_time()
         write_page(scene, page)
         made = time.process_time() - began
-        visits = [first_picture(options.browser, page) for _ in range(options.visits)]
+        visits = [visited(options.browser, page) for _ in range(options.visits)]
         megabytes = page.stat().st_size / 1e6
-    wall, processor = np.median(visits, axis=0)
+    wall, processor, drawn = np.median(visits, axis=0)
     load = os.getloadavg()[0]
     table = (
-        "| instants | objects | page, MB | made, CPU s | first picture, s | its CPU s | load |\n"
-        "|---|---|---|---|---|---|---|\n"
+        "| instants | objects | page, MB | made, CPU s | first picture, s | its CPU s | frames/s "
+        "| load |\n"
+        "|---|---|---|---|---|---|---|---|\n"
         f"| {options.instants} | {options.objects} | {megabytes:.1f} | {made:.1f} | {wall:.1f} "
-        f"| {processor:.1f} | {load:.1f} |"
+        f"| {processor:.1f} | {drawn:.1f} | {load:.1f} |"
     )
     print(table)
     if options.results is not None:

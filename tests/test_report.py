@@ -249,6 +249,7 @@ def test_each_layer_can_be_switched_off(browser, written):
     visit.switch("tracks", False)
     visit.drawn(lambda p: (np.ptp(p, axis=-1) > 60).sum() == 0 and (p != tracks).any())
     visit.switch("evidence", True)  # the recording is a little darker
+    assert visit.page.locator("#measured").inner_text() == "of 0 s"
     points = visit.drawn(lambda p: grey(p).sum() > 5000)
     block = points[..., 0] > points[..., 1] + 60
     assert block.sum() > 100 and (everything[block].max(axis=-1) < 255).mean() > 0.8

@@ -21,6 +21,7 @@ class Player {
     this.bar = document.getElementById("timeline");
     this.clock = document.getElementById("clock");
     this.button = document.getElementById("play");
+    this.measured = document.getElementById("measured");
     this.shown = { instant: 0, chosen: null, layers: {} };
     this.view = viewFrom(scene);
     this.pointers = new Map();
@@ -78,7 +79,11 @@ class Player {
   }
 
   showTime() {
-    this.clock.value = `${Math.round(1000 * this.seconds()) / 1000} s`;
+    this.clock.value = seconds(this.seconds());
+    if (this.measured) {
+      const { instant } = this.stage.nearestEvidence(this.shown.instant);
+      this.measured.textContent = `of ${seconds(this.scene.seconds[instant])}`;
+    }
     this.showPlace();
   }
 
@@ -235,6 +240,10 @@ class Player {
       this.stage.draw(this.view, this.shown);
     });
   }
+}
+
+function seconds(time) {
+  return `${Math.round(1000 * time) / 1000} s`;
 }
 
 function viewFrom({ eye, target, size }) {

@@ -22,7 +22,7 @@ from protoscene.score_table import readable
 
 LAYERS = {
     "background": "Background", "objects": "Objects", "boxes": "Boxes", "tracks": "Tracks",
-    "evidence": "Evidence", "cameras": "Cameras",
+    "evidence": 'Evidence <span id="measured"></span>', "cameras": "Cameras",
 }  # fmt: skip
 MAX_LISTED = 500
 MAX_OBJECTS = 60
