@@ -235,6 +235,8 @@ def _is_free(
 def own_heading(poses: Float[np.ndarray, "i 4"]) -> float | None:
     """Own-frame direction (rad, modulo 90°) in which the thing mostly went, step by step; None
     where it went no way in particular. Jumps (steps above five times the median) do not count."""
+    if len(poses) < 2:
+        return None
     steps = np.diff(poses[:, :2], axis=0)
     length = np.linalg.norm(steps, axis=1)
     length[length > 5 * np.median(length)] = 0

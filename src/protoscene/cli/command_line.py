@@ -13,6 +13,7 @@ from protoscene import __version__
 from protoscene.cli.commands import Check, Compose, Discover, Render, Score, View
 from protoscene.cli.model_commands import Detect, Learn
 from protoscene.cli.options import Command
+from protoscene.cli.parse_command import Parse
 from protoscene.cli.scene_commands import Edit, Export
 from protoscene.cli.synthetic import Demo, Synth
 from protoscene.errors import Refused
@@ -22,6 +23,7 @@ COMMANDS: dict[str, Any] = {
     "demo": Demo,
     "check": Check,
     "discover": Discover,
+    "parse": Parse,
     "learn": Learn,
     "detect": Detect,
     "compose": Compose,
