@@ -125,9 +125,13 @@ class OutputLock:
         if self._descriptor not in _held:
             return  # a child's, which has let go
         _held.remove(self._descriptor)
-        with suppress(OSError):
-            self._file.unlink()  # before the lock is let go, so that the file is ours
-        os.close(self._descriptor)
+        try:  # before the lock is let go, so that the file is ours
+            _remove(self._file)
+        except BaseException:  # a signal, just now
+            _remove(self._file)
+            raise
+        finally:
+            os.close(self._descriptor)
 
     def _remove_stale(self) -> None:
         for entry in self._file.parent.iterdir():

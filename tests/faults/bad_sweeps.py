@@ -184,10 +184,14 @@ def mcap_cases() -> Iterator[Case]:
         messages[k][3].update(values)
         return _written(_transforms() + messages)
 
-    for part in (0.02, 0.1, 0.5, 0.9, 0.999):
+    for part in (0.002, 0.02, 0.1, 0.5, 0.9, 0.999):
         cut = replace_bytes(LOG, lambda data, part=part: data[: int(part * len(data))])
         yield case(f"04 cut at {part}", cut, "file", "damaged")
     yield case("02", replace_bytes(LOG, lambda data: b""), "file", "is empty")
+    far = replace_bytes(LOG, lambda data: data[:-28] + b"\xff" * 8 + data[-20:])
+    yield case("04 summary far away", far, "file", "damaged")
+    loud = replace_bytes(LOG, lambda data: data.replace(b"float64 x", b"float64\x1bx"))
+    yield case("17 definition", loud, "file", "damaged")
     text = replace_bytes(LOG, lambda data: b"a line of text\n" * 20)
     yield case("18 text", text, "file", "damaged or no MCAP")
     nothing = _written([robot.transform("a", "b", START, np.eye(4))])

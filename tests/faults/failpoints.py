@@ -47,6 +47,17 @@ def die_at(k: int) -> None:
     _each(CALLS, act)
 
 
+def signal_at(k: int, signal_number: int) -> None:
+    """This signal just before the k-th call."""
+
+    def act(number: int, _name: str, function: Callable, arguments: tuple) -> Any:
+        if number == k:
+            os.kill(os.getpid(), signal_number)
+        return function(*arguments)
+
+    _each(CALLS, act)
+
+
 def count_into(file: int) -> None:
     """A line into the pipe ``file`` for every call: the bytes that it was to write, or 0."""
     write = os.write

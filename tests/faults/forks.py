@@ -115,7 +115,7 @@ def _alone(said: Path) -> None:
     """A session, handlers and output of the child's own."""
     os.setsid()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler if number == 2 else signal.SIG_DFL)
+        signal.signal(number, signal.SIG_DFL)
     os.dup2(os.open(os.devnull, os.O_RDWR), 0)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     os.dup2(os.open(said, os.O_WRONLY | os.O_APPEND), 2)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,16 +14,14 @@ from tyro.conf import Positional, arg
 from protoscene.cli.options import Number, Reading, RecordingFolder, Switch, shown_as
 from protoscene.cli.results import say_detections, say_result
 from protoscene.cli.terminal import complain, progress
+from protoscene.cli.unfinished import remove_work, work_for, work_of
 from protoscene.errors import Refused
-from protoscene.files import OutputLock, discard_folder
+from protoscene.files import OutputLock
 
 if TYPE_CHECKING:
     from protoscene.learn import Learning
     from protoscene.model import Model
     from protoscene.recording import Recording
-
-WORK = ".work"
-"""Ends the name of the folder beside the model that holds what an interrupted run has done."""
 
 
 @dataclass(kw_only=True)
@@ -61,6 +58,9 @@ class Learn(Reading):
         if self.resume and self.output.exists():
             recordings = [self.load(folder) for folder in self.recordings]
             model = self._finished(recordings)
+            if self._work.exists():  # killed between the last two steps
+                discard_folder(self._work)
+            remove_work(self.output)
             complain("note", f"{self.output} is complete already")
         else:
             model = self._saved()
@@ -79,37 +79,16 @@ class Learn(Reading):
                 option = f"--{name.replace('_', '-')}"
                 raise Refused("command line", option, "is out of range", value, "more than 0")
 
-    @property
-    def _work(self) -> Path:
-        return self.output.with_name(self.output.name + WORK)
-
     def _saved(self) -> Model:
-        with OutputLock(self.output) as lock:
-            if self._work.exists() and not self.resume:
-                problem = "is what an interrupted run left; --resume goes on, or remove it"
-                raise Refused(self._work, "output", problem)
+        with (
+            OutputLock(self.output) as lock,
+            work_for(self.output, self.resume, "scenes/[0-9]*"),
+        ):
             from protoscene.model import save_model
 
-            recordings = [self.load(folder) for folder in self.recordings]
-            with self._work_kept():
-                model = self._learnt(recordings)
-                save_model(model, self.output, lock)
-        discard_folder(self._work)
+            model = self._learnt([self.load(folder) for folder in self.recordings])
+            save_model(model, self.output, lock)
         return model
-
-    @contextmanager
-    def _work_kept(self) -> Iterator[None]:
-        """Says where the work is if it does not come to its end; a refusal leaves none unless
-        something was finished."""
-        try:
-            yield
-        except BaseException as error:
-            finished = any((self._work / "scenes").glob("[0-9]*"))
-            if isinstance(error, Refused) and not finished and self._work.exists():
-                discard_folder(self._work)
-            elif not isinstance(error, Refused) and self._work.exists():
-                complain("note", f"what was done is in {self._work}; --resume goes on from there")
-            raise
 
     def _learnt(self, recordings: list[Recording]) -> Model:
         from protoscene.learn import learn
@@ -117,7 +96,9 @@ class Learn(Reading):
         cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         first = os.environ.get("RANK", "0") == "0"
         with progress() if first else nullcontext(_unseen) as show:
-            model, _ = learn(recordings, self._work, self._settings(), self.ray, cores // 2, show)
+            model, _ = learn(
+                recordings, work_of(self.output), self._settings(), self.ray, cores // 2, show
+            )
         return model
 
     def _settings(self) -> Learning:

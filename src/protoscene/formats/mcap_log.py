@@ -8,11 +8,12 @@ its ``CameraInfo``, or, where there are none, one topic of ``sensor_msgs/msg/Poi
 from __future__ import annotations
 
 import hashlib
+import io
 import struct
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -198,7 +199,7 @@ class _Log:
         except ImportError:
             expected = "pip install 'protoscene[robot]'"
             raise Refused(self.file, "file", "MCAP needs an extra", expected=expected) from None
-        with _parsing(self.file), self.file.open("rb") as opened:
+        with _parsing(self.file), _unheard(), self.file.open("rb") as opened:
             yield make_reader(opened, validate_crcs=True, decoder_factories=[DecoderFactory()])
 
     def index(self) -> tuple[dict[str, dict[str, list[Place]]], TransformTree, dict[str, Any]]:
@@ -334,8 +335,16 @@ def _parsing(file: Path) -> Iterator[None]:
     """What the parser raises on a damaged file becomes a refusal."""
     try:
         yield
-    except (Refused, OSError):
+    except Refused:
         raise
-    except Exception as error:  # the parsers name no common ancestor
+    except Exception as error:  # the parsers name no common ancestor, and seek where nothing is
         got = f"{type(error).__name__}: {error}"
         raise Refused(file, "file", "is damaged or no MCAP of ROS 2", got) from error
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """The parser of message definitions prints what it cannot read, control characters and all."""
+    nobody = io.StringIO()
+    with redirect_stdout(nobody), redirect_stderr(nobody):
+        yield
