@@ -145,7 +145,9 @@ def grow(
         least = WORTH / 2 * size.least
         found = pursue(field, Templates(part), least, size.fit, tally, rounds=1, patience=6)
         if len(found.which):
-            made.append(part), tallies.append(tally), used.append(len(found.which))
+            made.append(part)
+            tallies.append(tally)
+            used.append(len(found.which))
         for at in found.pose:
             explain(tried, part[0], at)
         # What is left in the middle is not asked again.
