@@ -61,7 +61,8 @@ def test_discover_writes_the_scene_and_says_what_it_found(
     lines = out.splitlines()
     assert lines[0] == f"{output}: 2 instants, 5 × 4 × 3 voxels of 0.1 m, 2 objects of 2 prototypes"
     assert lines[2].split() == ["0", "1", "moves", *"0.10 × 0.10 × 0.25".split(), "2", "0.970"]  # noqa: SIM905
-    assert fake_discover == [{"voxel_size": 0.1, "bounds": None, "seed": 0}]
+    work = tmp_path / "out.work"
+    assert fake_discover == [{"voxel_size": 0.1, "bounds": None, "seed": 0, "work": work}]
     made_by = load_scene(output).made_by
     assert made_by["command"] == "discover" and len(str(made_by["recording_sha256"])) == 64
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "recording"]

@@ -6,9 +6,13 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
+import numba
+import numpy as np
+import scipy
 import torch
 from torch import Tensor
 
+from protoscene import __version__
 from protoscene.errors import Failed, Refused
 from protoscene.files import discard_folder, remove_temporaries
 from protoscene.sealed import (
@@ -76,7 +80,7 @@ def load_checkpoint(
         except Refused as error:
             damaged[place] = error
             continue
-        _check_identity(place, found[0], identity)
+        check_identity(place, found[0].identity, identity)
         for other, problem in damaged.items():
             warnings.warn(f"{problem}; going on from {place.name}", stacklevel=2)
             discard_folder(other)
@@ -97,9 +101,18 @@ def _saved(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*"))
 
 
-def _check_identity(place: Path, checkpoint: Checkpoint, identity: Identity) -> None:
-    then = checkpoint.identity
-    for name in sorted({*then, *identity}):
-        if then.get(name) != identity.get(name):
+def check_identity(place: Path, then: Identity, now: Identity) -> None:
+    """Raises Refused, naming the first difference, unless the run that left ``place`` had the same
+    identity."""
+    for name in sorted({*then, *now}):
+        if then.get(name) != now.get(name):
             problem = "is another than that of the interrupted run"
-            raise Refused(place, name, problem, identity.get(name), then.get(name))
+            raise Refused(place, name, problem, now.get(name), then.get(name))
+
+
+def versions() -> Identity:
+    """Of what computes: libraries, and threads, which change the order of sums."""
+    return {
+        "protoscene": __version__, "torch": str(torch.__version__), "numba": numba.__version__,
+        "numpy": np.__version__, "scipy": scipy.__version__, "threads": torch.get_num_threads(),
+    }  # fmt: skip

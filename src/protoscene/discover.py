@@ -5,18 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
 from protoscene.backdrop import backdrop
 from protoscene.background import BINS, Static, estimate_background, subtract
+from protoscene.checkpoints import versions
 from protoscene.conventions import require_conventions
+from protoscene.crops import Crops
 from protoscene.detail import MOST_VOXELS, PICTURES
-from protoscene.dictionary import MOST_CELLS, Found, Kind, find_again, share, vacated
+from protoscene.dictionary import MOST_CELLS, Found, Kind, Portrait, find_again, share, vacated
 from protoscene.errors import Refused
 from protoscene.follow import follow, merge_fragments
 from protoscene.geometry import Grid, centred_grid
-from protoscene.lidar import discover_sweeps
+from protoscene.lidar import Parked, discover_sweeps
 from protoscene.memory import require
 from protoscene.mirror import mirror_plane
 from protoscene.observe import Progress, choose_grid, observe
@@ -24,12 +27,16 @@ from protoscene.propose import Blob, propose
 from protoscene.prototypes import VoxelPrototypes
 from protoscene.recording import CACHE_BYTES, Recording
 from protoscene.refine import SETTINGS, refine
+from protoscene.register import Model
 from protoscene.scene import Mirror, Scene, SceneObject, Track
+from protoscene.stages import Stages
 from protoscene.start import Thing, start
-from protoscene.volume import Background, Volume
+from protoscene.volume import Background, Evidence, Outside, Volume
 
 KEEP_SCORE = 0.3
 """What scores less is not listed at all."""
+CLASSES = (Thing, Crops, Kind, Portrait, Model, Grid, Found, Background, Volume, Outside, Parked)
+"""Of which the stages' outcomes consist."""
 
 
 def discover(
@@ -38,13 +45,17 @@ def discover(
     bounds: tuple[float, float, float, float, float, float] | None = None,
     seed: int = 0,
     progress: Progress | None = None,
+    work: Path | None = None,
 ) -> Scene:
     """Background, moving things, their tracks and prototypes from a posed RGB-D or LiDAR recording.
 
     ``voxel_size`` (m) and ``bounds`` (x0 y0 z0 x1 y1 z1, m) of the grid are chosen from the data
     when left out. ``seed`` orders the instants of refinement. ``progress(stage, done, total)`` is
-    called as the work goes on. Raises Refused for a recording of one instant, without depth, with
-    wrong units or conventions, or whose grid does not fit into memory.
+    called as the work goes on. In the folder ``work`` finished stages are kept: given again, a run
+    that was killed goes on after the last of them, to the same scene.
+
+    Raises Refused for a recording of one instant, without depth, with wrong units or conventions,
+    or whose grid does not fit into memory, and where ``work`` is of another run.
     """
     progress = progress or (lambda stage, done, total: None)
     if len(recording) < 2:
@@ -55,25 +66,67 @@ def discover(
         "seed": seed,
         "recording_sha256": recording.sha256,
     }
+    stages = _stages(work, recording, voxel_size, bounds, seed)
     if recording.sweeps:
-        return replace(discover_sweeps(recording, voxel_size, bounds, progress), made_by=made_by)
+        scene = discover_sweeps(recording, voxel_size, bounds, progress, stages)
+        return replace(scene, made_by=made_by)
     require_conventions(recording)
     grid = choose_grid(recording, voxel_size, bounds)
     require(memory_plan(recording, grid), "try a larger --voxel-size or smaller --bounds")
 
     evidence = observe(recording, grid, progress)
     static = estimate_background(recording, grid, progress)
+    found = stages.outcome("start", lambda: _started(recording, static, progress))
+    kinds, background = stages.outcome(
+        "share", lambda: _shared(recording, evidence, static, found, seed, progress)
+    )
+    again = stages.outcome(
+        "find_again", lambda: find_again(recording, evidence, static, kinds, progress)
+    )
+    return scene_of(kinds, again, vacated(background, kinds, again), recording.times, made_by)
+
+
+def _stages(
+    work: Path | None,
+    recording: Recording,
+    voxel_size: float | None,
+    bounds: tuple[float, float, float, float, float, float] | None,
+    seed: int,
+) -> Stages:
+    """Of the run with these settings. What is none of them takes little time and is done again, and
+    refining is kept with sharing: the pictures of all things would have to be written once more."""
+    identity = {
+        "recording_sha256": recording.sha256, "seed": seed, "voxel_size": voxel_size,
+        "bounds": None if bounds is None else str(tuple(bounds)), **versions(),
+    }  # fmt: skip
+    return Stages(work, identity, *CLASSES)
+
+
+def _started(recording: Recording, static: Static, progress: Progress) -> list[Thing]:
+    """What moves, followed and registered."""
     blobs = propose_all(recording, static, progress)
     trails = merge_fragments(follow(blobs, recording.times))
     things = start(recording, trails, blobs, static.noise, progress)
-    found = [t for t in things if t.score >= KEEP_SCORE]
+    return [t for t in things if t.score >= KEEP_SCORE]
+
+
+def _shared(
+    recording: Recording,
+    evidence: list[Evidence],
+    static: Static,
+    found: Sequence[Thing],
+    seed: int,
+    progress: Progress,
+) -> tuple[list[Kind], Background]:
+    """Background and things, refined; and the kinds of things, without their pictures, which nobody
+    looks at any more."""
     background = backdrop(recording, evidence, static)
     refined = refine(found, evidence, background, replace(SETTINGS, seed=seed), progress)
-    kinds = share(refined.things, progress)
-    again = find_again(recording, evidence, static, kinds, progress)
-    return scene_of(
-        kinds, again, vacated(refined.background, kinds, again), recording.times, made_by
-    )
+    kinds = [
+        replace(kind, things=tuple(replace(t, crops=None) for t in kind.things))
+        for kind in share(refined.things, progress)
+    ]
+    return kinds, refined.background
 
 
 def scene_of(

@@ -16,7 +16,7 @@ from typing import Any
 from protoscene import __version__
 from protoscene.discover import discover
 from protoscene.errors import Failed, Refused
-from protoscene.files import remove_temporaries
+from protoscene.files import discard_folder, remove_temporaries
 from protoscene.observe import Progress
 from protoscene.ranks import Ranks
 from protoscene.recording import Recording
@@ -70,9 +70,12 @@ def discover_all(
 def _discover_one(
     recording: Recording, place: Path, voxel_size: float | None, seed: int, progress: Progress
 ) -> None:
-    scene = discover(recording, voxel_size, seed=seed, progress=progress)
+    work = place.with_name(f"{place.name}.work")
+    scene = discover(recording, voxel_size, seed=seed, progress=progress, work=work)
     settings = _settings(voxel_size)
     save_scene(replace(scene, made_by={**scene.made_by, "settings": settings}), place)
+    if work.exists():
+        discard_folder(work)
 
 
 def _settings(voxel_size: float | None) -> str:

@@ -19,13 +19,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from protoscene import __version__
 from protoscene.checkpoints import (
     FORMAT,
     VERSION,
@@ -33,6 +31,7 @@ from protoscene.checkpoints import (
     Identity,
     load_checkpoint,
     save_checkpoint,
+    versions,
 )
 from protoscene.errors import Failed, Refused
 from protoscene.ranks import Ranks, ranks
@@ -260,11 +259,8 @@ class _Run:
 
 def _identity(settings: Training, inputs: Identity, group: Ranks) -> Identity:
     """Everything that the outcome depends on, by name."""
-    return {
-        **asdict(settings), **inputs, "protoscene": __version__, "torch": str(torch.__version__),
-        "numba": numba.__version__, "numpy": np.__version__, "threads": torch.get_num_threads(),
-        "processes": group.size, "device": group.device.type,
-    }  # fmt: skip
+    where = {"processes": group.size, "device": group.device.type}
+    return {**asdict(settings), **inputs, **versions(), **where}
 
 
 def _seed(*numbers: int) -> int:

@@ -28,6 +28,7 @@ from protoscene.cli.options import (
 )
 from protoscene.cli.results import say_card, say_result, say_scene, say_summary
 from protoscene.cli.terminal import complain, progress, say, say_json
+from protoscene.cli.unfinished import remove_work, work_for, work_of
 from protoscene.errors import Refused
 from protoscene.files import OutputLock, new_folder, write_file
 
@@ -72,7 +73,9 @@ class Check(Reading):
 
 @dataclass(kw_only=True)
 class Discover(Reading):
-    """Finds background, objects, tracks and prototypes of a recording."""
+    """Finds background, objects, tracks and prototypes of a recording.
+
+    What an interrupted run has done is kept in SCENE.work."""
 
     recording: RecordingFolder
     """Folder of the recording."""
@@ -85,7 +88,7 @@ class Discover(Reading):
     seed: int = 0
     """Of whatever is drawn at random."""
     resume: Switch = False
-    """Leave a finished scene as it is; an interrupted run is done again, to the same bytes."""
+    """Go on where an interrupted run was; leave a finished scene as it is."""
 
     def run(self) -> None:
         if self.voxel_size is not None and not 0 < self.voxel_size < math.inf:
@@ -93,6 +96,7 @@ class Discover(Reading):
             raise Refused("command line", "--voxel-size", "is no length", got, expected)
         if self.resume and self.output.exists():
             scene = self._finished()
+            remove_work(self.output)
             complain("note", f"{self.output} is complete already")
         else:
             with OutputLock(self.output) as lock:
@@ -102,12 +106,14 @@ class Discover(Reading):
     def _discovered(self, lock: OutputLock) -> Scene:
         from protoscene.store import save_scene
 
-        scene = self._made(self.load(self.recording))
-        save_scene(scene, self.output, lock)
+        with work_for(self.output, self.resume, "*/stage.json"):
+            scene = self._made(self.load(self.recording))
+            save_scene(scene, self.output, lock)
         return scene
 
     def _made(self, recording: Recording) -> Scene:
-        return discovered(recording, self.voxel_size, self.bounds, self.seed)
+        work = work_of(self.output)
+        return discovered(recording, self.voxel_size, self.bounds, self.seed, work)
 
     def _finished(self) -> Scene:
         """The scene that is there, if it is what this run would write."""

@@ -28,12 +28,15 @@ def discovered(
     voxel_size: float | None = None,
     bounds: Six | None = None,
     seed: int = 0,
+    work: Path | None = None,
 ) -> Scene:
     """The scene of a recording, marked with the settings that it was made with."""
     from protoscene.discover import discover
 
     with progress() as show:
-        scene = discover(recording, voxel_size=voxel_size, bounds=bounds, seed=seed, progress=show)
+        scene = discover(
+            recording, voxel_size=voxel_size, bounds=bounds, seed=seed, progress=show, work=work
+        )
     return replace(scene, made_by={**scene.made_by, "settings": settings_of(voxel_size, bounds)})
 
 

@@ -58,9 +58,7 @@ class Learn(Reading):
         if self.resume and self.output.exists():
             recordings = [self.load(folder) for folder in self.recordings]
             model = self._finished(recordings)
-            if self._work.exists():  # killed between the last two steps
-                discard_folder(self._work)
-            remove_work(self.output)
+            remove_work(self.output)  # if it was killed between the last two steps
             complain("note", f"{self.output} is complete already")
         else:
             model = self._saved()

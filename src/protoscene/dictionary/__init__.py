@@ -2,6 +2,7 @@
 
 from protoscene.dictionary.find_again import MOST_CELLS, Found, find_again
 from protoscene.dictionary.merge import Merged, merge
+from protoscene.dictionary.portrait import Portrait
 from protoscene.dictionary.share import Kind, alone, share
 from protoscene.dictionary.vacate import vacated
 
@@ -10,6 +11,7 @@ __all__ = [
     "Found",
     "Kind",
     "Merged",
+    "Portrait",
     "alone",
     "find_again",
     "merge",

@@ -29,6 +29,7 @@ from protoscene.memory import require
 from protoscene.prototypes import VoxelPrototypes
 from protoscene.recording import Recording
 from protoscene.scene import Scene, SceneObject, Track
+from protoscene.stages import Stages
 from protoscene.volume import Background
 
 Progress = Callable[[str, int, int], None]
@@ -52,12 +53,13 @@ def discover_sweeps(
     voxel_size: float | None,
     bounds: tuple[float, float, float, float, float, float] | None,
     progress: Progress,
+    stages: Stages,
 ) -> Scene:
     """What moves in a LiDAR recording, its tracks and prototypes, what is parked, what stays.
 
     A point moves if other sweeps saw through its place. ``voxel_size`` (m) is the background's, 0.2
-    if None; ``bounds`` as in :func:`protoscene.discover`. Raises Refused where it does not fit
-    into memory.
+    if None; ``bounds`` as in :func:`protoscene.discover`; ``stages`` keep what is parked.
+    Raises Refused where it does not fit into memory.
     """
     files = {entry.file for entry in recording.sweeps}
     n_points = sum(file.stat().st_size for file in files) // 16
@@ -71,9 +73,10 @@ def discover_sweeps(
     trails = [run for trail in follow(blobs, recording.times) for run in runs_of(trail, recording)]
     kinds, rigid = _fused(trails, recording, ground, progress)
     things = [extended(t, k, seen, recording.times) for t, k in zip(rigid, kinds, strict=True)]
-    still = _still(seen, kinds, things)
     progress("find again", 0, 1)
-    parked = find_parked(kinds, still, rays, ground)
+    parked = stages.outcome(
+        "find_again", lambda: find_parked(kinds, _still(seen, kinds, things), rays, ground)
+    )
     progress("find again", 1, 1)
     background = _background(recording, ground, seen, kinds, things, parked, Ends(grid), progress)
     scores = [_agreement(k, t) for k, t in zip(kinds, rigid, strict=True)]

@@ -1,0 +1,96 @@
+"""A long job's stages: what each came to is kept, so that a killed job goes on after the last one.
+
+Every stage is a sealed folder, complete or absent. A stage's outcome is what was kept of it, also
+where it has just been computed: whoever goes on from it has the same bits before him.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from protoscene.checkpoints import Identity, check_identity
+from protoscene.errors import Failed, Refused
+from protoscene.files import discard_folder, remove_temporaries
+from protoscene.records import name_of, packed, unpacked
+from protoscene.sealed import (
+    FileEntry,
+    Sealed,
+    check_listing,
+    read_listed,
+    read_sealed,
+    save_sealed,
+)
+
+FORMAT, VERSION = "protoscene-stage", 1
+JSON_NAME, STATE = "stage.json", "state.safetensors"
+
+T = TypeVar("T")
+
+
+class Stage(Sealed, kw_only=True):
+    """What a stage came to, but for its tensors."""
+
+    identity: dict[str, str | int | float | None]
+    outcome: Any
+
+
+class Stages:
+    """The finished stages of the job with this ``identity``, as ``folder``/NAME; the folder is made
+    when the first one is finished. Nothing is kept where ``folder`` is None. ``classes`` are those
+    of which outcomes consist. One process at a time.
+
+    Raises Refused where a stage was kept by a job of another identity, naming the difference.
+    """
+
+    def __init__(self, folder: Path | None, identity: Identity, *classes: type) -> None:
+        self.folder, self.identity = folder, identity
+        self._classes = {name_of(one): one for one in classes}
+        if folder is not None and folder.is_dir():
+            remove_temporaries(folder)
+            for file in sorted(folder.glob(f"*/{JSON_NAME}")):
+                self._read(file.parent)
+
+    def outcome(self, name: str, compute: Callable[[], T]) -> T:
+        """What the stage ``name`` came to, computed only if it is not kept. Raises Failed where it
+        cannot be written, with the stages before it kept."""
+        place = None if self.folder is None else self.folder / name
+        if place is not None and place.exists() and (stage := self._read(place)):
+            tensors = read_listed(place, stage, STATE)
+            kept = stage.outcome, {n: t.clone() for n, t in tensors.items()}  # as if just made
+        else:
+            kept = packed(compute())
+            if place is not None:
+                self._keep(place, *kept)
+        result: T = unpacked(*kept, self._classes)
+        return result
+
+    def _read(self, place: Path) -> Stage | None:
+        """The stage in ``place``; one that is damaged is removed, with a warning."""
+        try:
+            stage = read_sealed(place, JSON_NAME, "stage", FORMAT, Stage)
+            check_listing(place, JSON_NAME, "stage", stage, ())
+        except Refused as problem:
+            warnings.warn(f"{problem}; doing this part again", stacklevel=4)
+            discard_folder(place)
+            return None
+        check_identity(place, stage.identity, self.identity)
+        return stage
+
+    def _keep(self, place: Path, outcome: Any, tensors: dict[str, Tensor]) -> None:
+        place.parent.mkdir(exist_ok=True)
+
+        def entry(files: dict[str, FileEntry]) -> Stage:
+            return Stage(
+                format=FORMAT, version=VERSION, files=files, identity=dict(self.identity),
+                outcome=outcome,
+            )  # fmt: skip
+
+        try:
+            save_sealed(place, JSON_NAME, {STATE: tensors}, entry)
+        except Refused as problem:  # by the disk, not of the input
+            raise Failed(str(problem)) from None
