@@ -159,13 +159,17 @@ class AnchorHead(nn.Module):
             "turn": off[6],
         }
 
-    def found(self, volume: Float[np.ndarray, "5 z y x"], least: float = 0.1) -> Detections:
-        """Boxes of the likeliest anchors that overlap no likelier one's by ``OVERLAP``."""
+    def found(self, volume: Float[np.ndarray, "5 z y x"], least: float = 0.02) -> Detections:
+        """Of each cell and kind the box at the likeliest yaw, its score that of any yaw, 1 − Π
+        (1 − p): while yaws are not learnt, each of the twelve is unlikely. Of boxes that overlap by
+        ``OVERLAP`` the likeliest one."""
         said = self(torch.from_numpy(volume)[None])[0]
-        likely = said[..., 0].sigmoid()
+        each = said[..., 0].unflatten(2, (-1, BINS))
+        likely = 1 - F.logsigmoid(-each).sum(dim=3).exp()
         order = likely.flatten().argsort(descending=True, stable=True)[:MOST]
         order = order[likely.flatten()[order] >= least].numpy()
-        row, column, number = np.unravel_index(order, tuple(likely.shape))
+        row, column, kind = np.unravel_index(order, tuple(likely.shape))
+        number = kind * BINS + each.argmax(dim=3).numpy()[row, column, kind]
         rest = said[row, column, number, 1:].double().numpy()
         boxes = boxes_from(rest, self.anchors(row, column, number), self.cell)
         boxes[:, :3] += self.grid.lower
@@ -174,9 +178,9 @@ class AnchorHead(nn.Module):
         for i in range(len(boxes)):
             if not kept or overlap[i, kept].max() <= OVERLAP:
                 kept.append(i)
-        logits = said[row, column, :, 0].unflatten(1, (-1, BINS)).amax(dim=2).numpy()[kept]
-        score = likely[row, column, number].double().numpy()[kept]
-        return Detections(boxes[kept], score, number[kept] // BINS, logits)
+        score = likely[row, column, kind].double().numpy()[kept]
+        logits = each.amax(dim=3)[row, column].numpy()[kept]
+        return Detections(boxes[kept], score, kind[kept], logits)
 
 
 def residuals(
