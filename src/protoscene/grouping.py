@@ -18,6 +18,8 @@ PART = 4.0
 """Side of a part, in voxels."""
 COLOUR, NORMAL = 1.5, 1.0
 """What a difference in colour and in the normal counts, in sides of a part."""
+CRUMB, BESIDE = 0.1, 6.0
+"""So does what has less than that share of its points, and lies within so many voxels of it."""
 LEAST_POINTS = 40
 """Less surface is no thing."""
 WITHIN, SMALL = 0.8, 0.4
@@ -90,28 +92,30 @@ def parts_of(found: Standing) -> Int[np.ndarray, " n"]:
 def whole_pieces(
     found: Standing, labels: Int[np.ndarray, " n"], whole: int = -1
 ) -> Int[np.ndarray, " n"]:
-    """``labels`` with small pieces joined to the larger one in whose box they mostly lie, as legs
-    below a seat that nobody saw from below; crumbs get −1. The one labelled ``whole`` stays."""
+    """``labels`` with small pieces joined to the larger one in whose box they mostly lie, or beside
+    which they are crumbs, as legs below a seat that nobody saw from below; what is smaller than
+    anything gets −1. The one labelled ``whole`` stays."""
     labels, slack = labels.copy(), 2 * found.voxel
     sizes = np.bincount(labels[labels >= 0]) if (labels >= 0).any() else np.zeros(0, int)
     order = np.argsort(-sizes, kind="stable")
-    boxes: dict[int, np.ndarray] = {}
+    larger: dict[int, tuple[np.ndarray, cKDTree]] = {}
     for k in order[sizes[order] > 0].tolist():
-        own = labels == k
-        for other, (lower, upper) in boxes.items():
+        own = found.points[labels == k]
+        for other, ((lower, upper), tree) in larger.items():
             if k == whole or sizes[k] > SMALL * sizes[other]:
                 continue
-            inside = ((found.points[own] >= lower) & (found.points[own] <= upper)).all(axis=1)
-            if inside.mean() >= WITHIN:
-                labels[own] = other
+            inside = ((own >= lower) & (own <= upper)).all(axis=1).mean() >= WITHIN
+            crumb = sizes[k] <= CRUMB * sizes[other]
+            if inside or (crumb and np.median(tree.query(own)[0]) <= BESIDE * found.voxel):
+                labels[labels == k] = other
                 break
         else:
             if sizes[k] < LEAST_POINTS:
-                labels[own] = -1
+                labels[labels == k] = -1
                 continue
-            lower, upper = np.quantile(found.points[own], [0.01, 0.99], axis=0)
+            lower, upper = np.quantile(own, [0.01, 0.99], axis=0)
             lower[2] = found.floor
-            boxes[k] = np.stack([lower - slack, upper + slack])
+            larger[k] = (np.stack([lower - slack, upper + slack]), cKDTree(own))
     return labels
 
 

@@ -13,9 +13,9 @@ from protoscene.backdrop import backdrop
 from protoscene.background import estimate_background
 from protoscene.crops import Crops
 from protoscene.detail import PICTURES
-from protoscene.dictionary import Found, Kind, share, vacated
-from protoscene.dictionary.find_again import SEEN, verdict
-from protoscene.dictionary.portrait import portrait
+from protoscene.dictionary import Found, Kind, alone, share, vacated
+from protoscene.dictionary.find_again import LEAST, SEEN, verdict
+from protoscene.dictionary.portrait import Portrait, portrait
 from protoscene.discover import memory_plan, scene_of
 from protoscene.geometry import centred_grid
 from protoscene.grouping import grouped
@@ -72,7 +72,7 @@ def parse(
             seen.append(_visible(found, labels == label, evidence))
         progress("shape", done + 1, len(pictures))
     kinds = share(things, progress)
-    objects = placed_things(kinds, seen)
+    kinds, objects = placed_things(kinds, seen)
     background = vacated(background, kinds, objects)
     kinds = [replace(kind, members=(), things=()) for kind in kinds]
     return scene_of(kinds, objects, background, recording.times, made_by)
@@ -104,21 +104,33 @@ def thing_of(crops: Crops) -> Thing | None:
                  crops, shape.confidence)  # fmt: skip
 
 
-def placed_things(kinds: Sequence[Kind], seen: Sequence[Bool[np.ndarray, " i"]]) -> list[Found]:
-    """Where the things of all kinds stand, in the order of things; ``seen[k]``: at which instants
-    thing k was. Their agreement is that of their kind's portrait with their own pictures."""
-    objects: dict[int, Found] = {}
-    for n, kind in enumerate(kinds):
+def placed_things(
+    kinds: Sequence[Kind], seen: Sequence[Bool[np.ndarray, " i"]]
+) -> tuple[list[Kind], list[Found]]:
+    """The kinds, and where the things of all of them stand, in the order of things; ``seen[k]``: at
+    which instants thing k was. The agreement is that of a kind's portrait with a thing's own
+    pictures; a thing of which its kind says too little (``LEAST``) is a kind of its own."""
+    kinds, objects = list(kinds), {}
+    for n, kind in enumerate(kinds.copy()):
         for member, thing in zip(kind.members, kind.things, strict=True):
-            objects[member] = Found(n, thing.poses[0], _agreement(kind, thing), seen[member])
-    return [objects[k] for k in sorted(objects)]
+            agreement, which = _agreement(kind, thing), n
+            if agreement < LEAST and len(kind.things) > 1:
+                own = thing_of(thing.crops) if thing.crops is not None else None
+                if own is None:
+                    continue
+                thing, agreement, which = own, 1.0, len(kinds)
+                kinds.append(alone(member, own, _portrait(own)))
+            objects[member] = Found(which, thing.poses[0], agreement, seen[member])
+    return kinds, [objects[k] for k in sorted(objects)]
+
+
+def _portrait(thing: Thing) -> Portrait | None:
+    return portrait(thing.crops, thing.poses, ONLY, thing.dims) if thing.crops else None
 
 
 def _agreement(kind: Kind, thing: Thing) -> float:
-    if kind.portrait is None or thing.crops is None:
-        return 1.0
-    own = portrait(thing.crops, thing.poses, ONLY, thing.dims)
-    return verdict(kind.portrait, own, np.zeros(4))
+    own = _portrait(thing)
+    return 1.0 if kind.portrait is None or own is None else verdict(kind.portrait, own, np.zeros(4))
 
 
 def _visible(

@@ -15,7 +15,7 @@ from protoscene.crops import Crops, cut
 from protoscene.detail import static_pictures
 from protoscene.dictionary.portrait import look, zero_level
 from protoscene.follow import Appearance, Trail
-from protoscene.geometry import Grid
+from protoscene.geometry import Grid, rotation_from_yaw
 from protoscene.observe import Progress
 from protoscene.propose import Blob
 from protoscene.recording import Recording
@@ -31,6 +31,8 @@ FOOT = 1.6
 WALL_LENGTH, WALL_WIDTH = 0.4, 0.12
 """What is longer than this share of all that stands, and narrower than this share of its length, is
 a wall."""
+WALL_SLACK, MOSTLY = 4, 0.8
+"""A piece of which more than that share lies within so many voxels of a wall is the wall's."""
 NEAR = 2.5
 """A pixel is of the surface that is nearest to it within so many voxels."""
 POINTS = 6000
@@ -142,20 +144,23 @@ def components(
 
 
 def _is_wall(found: Standing) -> Bool[np.ndarray, " n"]:
-    """Which points are of something long and narrow."""
+    """Which points are of something long and narrow, or of a piece that lies along one."""
     labels = components(found)
     wall = np.zeros(len(labels), dtype=bool)
-    longest = float(np.ptp(found.points[:, :2], axis=0).max()) if len(labels) else 0.0
-    for box, number in zip(
-        ndimage.find_objects(found.volume_of(labels)), range(labels.max(initial=-1) + 1),
-        strict=True,
-    ):  # fmt: skip
-        if box is None or max(s.stop - s.start for s in box) * found.voxel < WALL_LENGTH * longest:
-            continue
-        own = labels == number
-        _, _, extents = closest_box(found.points[own][:, :2])
+    flat = found.points[:, :2]
+    longest = float(np.ptp(flat, axis=0).max()) if len(labels) else 0.0
+    first, last = (np.full((labels.max(initial=-1) + 1, 2), v) for v in (np.inf, -np.inf))
+    np.minimum.at(first, labels, flat)
+    np.maximum.at(last, labels, flat)
+    long = np.linalg.norm(last - first, axis=1) >= WALL_LENGTH * longest
+    for number in np.flatnonzero(long):
+        middle, angle, extents = closest_box(flat[labels == number])
         if extents[0] >= WALL_LENGTH * longest and extents[1] <= WALL_WIDTH * extents[0]:
-            wall |= own
+            turn = rotation_from_yaw(angle)[:2, :2]
+            reach = extents / 2 + [WALL_WIDTH * extents[0], WALL_SLACK * found.voxel]
+            along = (np.abs((flat - middle) @ turn) <= reach).all(axis=1)
+            share = np.bincount(labels, along) / np.bincount(labels)
+            wall |= (share > MOSTLY)[labels] | (labels == number)
     return wall
 
 
