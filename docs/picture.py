@@ -23,7 +23,9 @@ FLAGS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader
 WIDTH = 1240
 SHARE = 0.7
 """Of the timeline: where it stands."""
-SETTLE_MS = 2000
+FINER = 2
+"""Drawn so much larger and made smaller again: a processor draws no smooth edges."""
+SETTLE_MS = 4000
 """Until all is drawn: by the processor."""
 INSTANT = 3
 """Of the instants whose pictures the page shows."""
@@ -69,7 +71,7 @@ def parts(browser: Browser, report: Path) -> tuple[str, str, str]:
     page.add_style_tag(content="#stage { width: 762px !important; height: 494px !important }")
     page.add_style_tag(content=".layers { display: none !important }")
     page.wait_for_timeout(SETTLE_MS)
-    encoded = base64.b64encode(page.locator("#stage").screenshot()).decode()
+    encoded = base64.b64encode(smaller(page.locator("#stage").screenshot())).decode()
     compared = page.locator(".instant").nth(INSTANT).locator(".compare > img")
     pairs = [compared.nth(i) for i in range(compared.count()) if i % 4 < 2]
     sides = page.locator(".prototype img").all()
@@ -88,16 +90,23 @@ def viewer(browser: Browser, report: Path) -> bytes:
     page.locator(f"[data-choose='{furthest.get_attribute('data-object')}']").click()
     page.mouse.move(0, 0)
     page.wait_for_timeout(SETTLE_MS)
-    return page.locator(".player").screenshot()
+    return smaller(page.locator(".player").screenshot())
 
 
 def opened(browser: Browser, report: Path, width: int) -> Page:
     """The page with its timeline where it shall stand."""
-    page = browser.new_page(viewport={"width": width, "height": 800})
+    page = browser.new_page(viewport={"width": width, "height": 800}, device_scale_factor=FINER)
     page.goto(report.resolve().as_uri())
     slider = page.locator("#timeline")
     slider.fill(str(round(SHARE * int(slider.get_attribute("max") or 0))))
     return page
+
+
+def smaller(shot: bytes) -> bytes:
+    with Image.open(io.BytesIO(shot)) as picture:
+        encoded = io.BytesIO()
+        picture.convert("RGB").reduce(FINER).save(encoded, "PNG")
+    return encoded.getvalue()
 
 
 def save_small(shot: bytes, file: Path) -> None:

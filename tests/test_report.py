@@ -347,7 +347,7 @@ def test_the_policy_names_every_script_of_the_page_and_no_other(written):
     allowed = set(re.findall(r"&#x27;(sha256-[^&]*)&#x27;", policy))
     scripts = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
     digests = {base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts}
-    assert len(scripts) == 2 and allowed == {f"sha256-{digest}" for digest in digests}
+    assert len(scripts) == 3 and allowed == {f"sha256-{digest}" for digest in digests}
     assert text.count("<script") == len(scripts) + 2  # and two that hold numbers
     for word in ("unsafe-eval", "strict-dynamic", "connect-src", "http", "blob:"):
         assert word not in policy

@@ -22,7 +22,7 @@ POLICY = (
     "base-uri 'none'; form-action 'none'"
 )
 """Only the scripts written here run, and nothing may be fetched."""
-SCRIPTS = ("page.stage.js", "page.js")
+SCRIPTS = ("page.space.js", "page.stage.js", "page.js")
 
 
 def write_page(
