@@ -172,7 +172,7 @@ def test_another_version_is_refused(
 ) -> None:
     with pytest.raises(Stopped):
         trained(tmp_path / "run", progress=stopping_at(10))
-    monkeypatch.setattr(f"protoscene.training.{name}", "0.0.1")
+    monkeypatch.setattr(f"protoscene.checkpoints.{name}", "0.0.1")
     with pytest.raises(Refused, match=r"(torch|protoscene): is another .* \(got 0\.0\.1"):
         trained(tmp_path / "run")
 
