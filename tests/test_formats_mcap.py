@@ -109,6 +109,8 @@ def test_pictures_are_views(tmp_path: Path, encoding: str) -> None:
     np.testing.assert_allclose(view.depth, DEPTH / 1000, atol=1e-6)
     assert (view.camera.fx, view.camera.cx, view.camera.cy) == (30.0, 16.0, 12.0)
     np.testing.assert_allclose(view.camera.world_from_camera, world_from_base(view.time), atol=1e-5)
+    ceiling = np.full_like(depth, 4000 if encoding == "16UC1" else 4)  # the camera looks up
+    robot.write_log(tmp_path / "d.mcap", pictures(ceiling, encoding) + clouds())
     assert not check(tmp_path).problems
 
 
