@@ -63,7 +63,12 @@ def cube(size: int) -> Grid:
 
 def room(settings: SynthSettings, size: int) -> Room:
     """The room of ``settings`` at ``size``³ voxels, every voxel by whether its middle is inside."""
-    layout, grid = make_layout(settings), cube(size)
+    return room_on(settings, cube(size))
+
+
+def room_on(settings: SynthSettings, grid: Grid) -> Room:
+    """The same on any grid."""
+    layout = make_layout(settings)
     rgba = np.zeros((4, *grid.shape), np.float32)
     thing = np.zeros(grid.shape, np.int32)
     _ground(rgba, grid)
@@ -77,9 +82,9 @@ def room(settings: SynthSettings, size: int) -> Room:
 
 
 def _ground(rgba: np.ndarray, grid: Grid) -> None:
-    layers = round(BELOW_M / grid.voxel_size)
-    x = grid.centres()[0, 0, :, 0]
-    tiles = (np.floor(2 * x)[:, None] + np.floor(2 * x)[None]).astype(int) % 2
+    x, y, z = grid.axes()
+    layers = int((z < 0).sum())
+    tiles = (np.floor(2 * y)[:, None] + np.floor(2 * x)[None]).astype(int) % 2
     rgba[:3, :layers] = np.moveaxis(np.float32(GROUND)[tiles], -1, 0)[:, None]
     rgba[3, :layers] = 1
 

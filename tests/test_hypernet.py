@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -57,19 +58,24 @@ def test_begins_as_interpolation() -> None:
 
 
 def test_a_point_between_cells_has_the_trilinear_mean_of_their_networks() -> None:
+    """Of those cells that have one; the answer counts in full where these weigh half and more."""
     network, volume = generator(), block()
-    fields = network(volume, everywhere(volume))
+    wanted = everywhere(volume)
+    wanted[0, 2, 1] = wanted[1, 1, 0] = wanted[0, 1, 0] = False
+    fields = network(volume, wanted)
     base = FieldGenerator(features=8, width=6).double()
     voxels = torch.tensor([[4.7, 9.1, 3.2], [2.3, 6.9, 4.4], [9.8, 5.5, 5.9]]).double()
     points = GRID.sampler_from_world(GRID.world_from_voxel(voxels))
     said = network.answer(fields, points) - base.answer(fields, points)
+    weights = []
     for voxel, answer in zip(voxels, said, strict=True):
         at = voxel / STRIDE - 0.5
-        own = torch.zeros(network.field.n_parameters).double()
+        own, share = torch.zeros(network.field.n_parameters).double(), 0.0
         for corner in itertools.product((0, 1), repeat=3):
             cell = at.floor() + torch.tensor(corner)
             x, y, z = (int(c.clamp(0, n - 1)) for c, n in zip(cell, (3, 4, 2), strict=True))
-            own += (1 - (at - cell).abs()).prod() * fields.parameters[:, z, y, x]
+            weight = float((1 - (at - cell).abs()).prod() * fields.made[z, y, x])
+            own, share = own + weight * fields.parameters[:, z, y, x], share + weight
         steps = itertools.product((-1, 0, 1), repeat=3)
         near = torch.stack([voxel + torch.tensor(step) for step in steps])
         seen = torch.nn.functional.grid_sample(
@@ -79,7 +85,11 @@ def test_a_point_between_cells_has_the_trilinear_mean_of_their_networks() -> Non
             align_corners=False,
         )[0, :, 0, 0].T
         told = torch.cat([seen.flatten(), position_features(voxel / STRIDE, OCTAVES, 1.0)])
-        torch.testing.assert_close(answer, network.field(told[None], own[None])[0])
+        weights.append(min(1.0, 2 * share))
+        expected = weights[-1] * network.field(told[None], own[None] / share)[0]
+        torch.testing.assert_close(answer, expected)
+    assert min(weights) < 0.9
+    assert max(weights) == 1
 
 
 def test_no_seam() -> None:
@@ -151,16 +161,18 @@ def test_what_is_refined_asks_the_fine_network_alone() -> None:
 
 
 def test_a_child_depends_on_its_parent_and_on_which_child_it_is() -> None:
+    """Where the raw voxels in and around cells are alike."""
     network = generator()
-    coarse = network(torch.zeros(4, 8, 8, 8).double() + 0.5, torch.ones(2, 2, 2) > 0)
-    flat = torch.zeros(4, 16, 16, 16).double() + 0.5
-    codes = network.refined(coarse, flat, torch.ones(4, 4, 4) > 0).codes
-    assert (codes[:, 0, 0, 0] - codes[:, 0, 0, 1]).abs().max() > 1e-3  # the raw voxels are alike
-    other = Fields(
-        coarse.volume, coarse.codes.flip(0), coarse.parameters, coarse.made, coarse.coarse
-    )
-    changed = network.refined(other, flat, torch.ones(4, 4, 4) > 0).codes
-    assert (codes - changed).abs().max() > 1e-3
+    coarse = network(block((16, 16, 16)))
+    alike = replace(coarse, codes=torch.ones_like(coarse.codes))
+    tiles = block((4, 4, 4)).repeat(1, 8, 8, 8)
+    wanted = torch.ones(8, 8, 8, dtype=torch.bool)
+    codes = network.refined(alike, tiles, wanted).codes
+    torch.testing.assert_close(codes[:, 1, 1, 1], codes[:, 3, 3, 3])
+    for other in ((1, 1, 2), (1, 2, 1), (2, 1, 1)):
+        assert (codes[:, 1, 1, 1] - codes[(slice(None), *other)]).abs().max() > 1e-3
+    changed = network.refined(replace(coarse, codes=2 * alike.codes), tiles, wanted).codes
+    assert (codes - changed)[:, 1, 1, 1].abs().max() > 1e-3
 
 
 def test_decoded_is_the_answer_at_the_middles_of_voxels() -> None:

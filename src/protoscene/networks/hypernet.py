@@ -31,14 +31,17 @@ SHARP, SURFACE = 8.0, 0.45
 """Logits of an interpolated share a to begin with: SHARP (a − SURFACE)."""
 FAINT = 0.05
 """A premultiplied colour is divided by no less than this."""
+FULL = 0.5
+"""Where cells that have a network weigh this much in the blend, their answers count in full."""
+LEAST = 1e-6
 POINTS = 1 << 15
 """So many positions are asked at once by :meth:`FieldGenerator.decode`."""
 
 
 @dataclass(frozen=True, eq=False)
 class Fields:
-    """The networks of one volume: ``parameters`` (m, cz, cy, cx), 0 where a cell has none,
-    ``codes`` (f, cz, cy, cx) they were made from, ``made`` (cz, cy, cx) which cells have one."""
+    """The networks of one volume: ``made`` (cz, cy, cx) which cells have one; its ``parameters``
+    (m, cz, cy, cx) and the ``codes`` (f, cz, cy, cx) that networks are made from, 0 elsewhere."""
 
     volume: Float[Tensor, "4 z y x"]
     codes: Float[Tensor, "f cz cy cx"]
@@ -64,42 +67,43 @@ class FieldGenerator(nn.Module):
     def forward(
         self, volume: Float[Tensor, "4 z y x"], wanted: Bool[Tensor, "cz cy cx"] | None = None
     ) -> Fields:
-        """Networks of the ``wanted`` cells; of all :func:`mixed_cells` where not given. Raises
-        ValueError where the volume is not of whole cells."""
+        """Codes of all :func:`mixed_cells`, and networks of those of them that are ``wanted``, all
+        where not given. Raises ValueError where the volume is not of whole cells."""
         if any(n % STRIDE for n in volume.shape[1:]):
             shape = tuple(volume.shape)
             raise ValueError(f"volume must be of whole cells of {STRIDE}³ voxels, got {shape}")
         context = self.embed(volume[None])
         for block in self.around:
             context = context + block(context)
-        made = mixed_cells(volume) if wanted is None else wanted
-        return self._made(volume, made, context[0][:, made].T, None)
+        mixed = mixed_cells(volume)
+        return self._made(volume, mixed, context[0][:, mixed].T, None, wanted)
 
     def refined(
         self, coarse: Fields, volume: Float[Tensor, "4 z y x"], wanted: Bool[Tensor, "cz cy cx"]
     ) -> Fields:
-        """Networks of the ``wanted`` cells, half as large, of a ``volume`` twice as fine."""
+        """Networks of the ``wanted`` cells, half as large, of a ``volume`` twice as fine; made of
+        the codes of the cells they are in and of the raw voxels."""
         at = wanted.nonzero()
         z, y, x = (at // 2).T
         parents = coarse.codes[:, z, y, x].T
         octant = (at % 2) @ at.new_tensor([4, 2, 1])
         children = self.child(parents).unflatten(1, (8, -1))
         context = children[torch.arange(len(at), device=at.device), octant]
-        return self._made(volume, wanted, context, coarse)
+        return self._made(volume, wanted, context, coarse, wanted)
 
     def _made(
-        self, volume: Tensor, made: Tensor, context: Float[Tensor, "n f"], coarse: Fields | None
+        self,
+        volume: Tensor,
+        coded: Tensor,
+        context: Float[Tensor, "n f"],
+        coarse: Fields | None,
+        wanted: Tensor | None,
     ) -> Fields:
-        seen = self.look(_windows(volume, made.nonzero()))
-        code = F.relu(context + seen)
+        code = F.relu(context + self.look(_windows(volume, coded.nonzero())))
         code = code + F.relu(self.mix(code))
-        codes = volume.new_zeros(code.shape[1], *made.shape)
-        parameters = volume.new_zeros(self.field.n_parameters, *made.shape)
-        where = made.nonzero(as_tuple=True)
-        codes = codes.index_put((torch.arange(len(codes))[:, None], *where), code.T)
-        own = self.head(code).T
-        parameters = parameters.index_put((torch.arange(len(own))[:, None], *where), own)
-        return Fields(volume, codes, parameters, made, coarse)
+        made = coded if wanted is None else coded & wanted
+        parameters = _placed(self.head(code[made[coded]]), made)
+        return Fields(volume, _placed(code, coded), parameters, made, coarse)
 
     def answer(self, fields: Fields, points: Float[Tensor, "n 3"]) -> Float[Tensor, "n 4"]:
         """Logits of r, g, b (straight) and occupancy at ``points`` x y z, −1..1 over the volume's
@@ -111,21 +115,26 @@ class FieldGenerator(nn.Module):
         seen = _interpolated(fields.volume, near.flatten(0, 1)).unflatten(0, (-1, NEIGHBOURS))
         cell = (points + 1) / (voxel * STRIDE)
         inputs = torch.cat([seen.flatten(1), position_features(cell, OCTAVES, period=1.0)], dim=1)
-        own = _interpolated(fields.parameters, points)
-        plain, own = _logits(seen[:, NEIGHBOURS // 2]), self.field(inputs, own)
         share = _interpolated(fields.made[None].to(points.dtype), points)
+        own = _interpolated(fields.parameters, points) / share.clamp(min=LEAST)
+        added = self.field(inputs, own)
+        weight = (share / FULL).clamp(max=1)
+        plain = _logits(seen[:, NEIGHBOURS // 2])
         if fields.coarse is None:
-            return plain + share * own
-        answers = plain + own
-        rim = (share[:, 0] < 1).nonzero()[:, 0]
+            return plain + weight * added
+        rim = (weight[:, 0] < 1).nonzero()[:, 0]
         less = self.answer(fields.coarse, points[rim])
-        return answers.index_copy(0, rim, less + share[rim] * (answers[rim] - less))
+        faded = less + weight[rim] * (plain[rim] + added[rim] - less)
+        return (plain + added).index_copy(0, rim, faded)
 
     @torch.no_grad()
     def decode(self, fields: Fields, times: int) -> Float[Tensor, "4 Z Y X"]:
         """Straight rgba in [0, 1] at voxels ``times`` finer than the coarsest volume's. Where all
         voxels around are empty, or all are solid, there is nothing to ask."""
-        volume = fields.volume if fields.coarse is None else fields.coarse.volume
+        coarsest = fields
+        while coarsest.coarse is not None:
+            coarsest = coarsest.coarse
+        volume = coarsest.volume
         share = volume[3:].clamp(min=FAINT)
         plain = torch.cat([volume[:3] / share, volume[3:].round()])
         for axis in (1, 2, 3):
@@ -174,6 +183,12 @@ def _logits(seen: Float[Tensor, "n 4"]) -> Float[Tensor, "n 4"]:
     """Of an interpolated premultiplied colour and share."""
     colour = seen[:, :3] / seen[:, 3:].clamp(min=FAINT)
     return torch.cat([4 * colour - 2, SHARP * (seen[:, 3:] - SURFACE)], dim=1)
+
+
+def _placed(rows: Float[Tensor, "n c"], cells: Bool[Tensor, "z y x"]) -> Float[Tensor, "c z y x"]:
+    """A row for each of the cells, in their order; 0 elsewhere."""
+    volume = rows.new_zeros(*cells.shape, rows.shape[1])
+    return volume.index_put(cells.nonzero(as_tuple=True), rows).movedim(-1, 0)
 
 
 def _offsets(like: Tensor) -> Float[Tensor, "27 3"]:

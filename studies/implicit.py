@@ -1,0 +1,327 @@
+"""A network that makes a small network for each cell of 16³: how fine are its answers?
+
+    python studies/implicit.py --results docs/results.md
+
+Rooms come as shares of 64³ voxels that are solid. It learns from what is solid at one point of each
+voxel, 64³ points a room, on a raster that is shifted by part of a voxel, differently in each room;
+nothing finer is shown to it. Judged by the voxels of 128³ and 256³
+of rooms not seen before, beside trilinear interpolation of the same shares. In the same training
+the generator learns cells half as large, see coarse_to_fine.py.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import tyro
+from jaxtyping import Bool, Float
+from PIL import Image
+from results_page import write_between_markers
+from safetensors.torch import load_file, save_file
+from static_scenes import BELOW_M, SIDE_M, cube, room_on, room_settings, seen_from_above
+from torch import Tensor, nn
+
+from protoscene.geometry import Grid
+from protoscene.networks.hypernet import STRIDE, FieldGenerator, Fields, mixed_cells, near_surface
+from protoscene.training import Training, fit
+
+FLAT = 0.1
+"""Of the points that see nothing but the ground, so many are learnt from."""
+BOX = 8
+"""Cells that are refined in a step, to each side of a place."""
+
+
+@dataclass
+class Options:
+    """Trains and judges convolutional implicit models."""
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Of the training."""
+    test: tuple[int, ...] = (20, 21, 22)
+    """Rooms."""
+    rooms: int = 48
+    """To learn from."""
+    steps: int = 1000
+    points: int = 4096
+    size: int = 256
+    """Voxels a side of the finest truth; only the lowest quarter of them has anything in it."""
+    features: int = 64
+    width: int = 64
+    full: bool = False
+    """Settings for a graphics card: more of everything."""
+    out: Path = Path("build/implicit")
+    results: Path | None = None
+    """Markdown file whose part about this study is replaced."""
+
+    def __post_init__(self) -> None:
+        if self.full:
+            self.rooms, self.steps, self.points = 512, 20000, 16384
+            self.features, self.width = 128, 128
+
+
+@dataclass(frozen=True, eq=False)
+class Learnt:
+    """A room to learn from: shares at 64³ and 128³, and what is at points of a raster of each."""
+
+    shares: tuple[Tensor, Tensor]
+    points: tuple[Tensor, Tensor]
+    rgba: tuple[Tensor, Tensor]
+
+
+def low_grid(size: int, shift: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> Grid:
+    """The lower quarter of a room at ``size``³, its raster ``shift``ed by so many voxels x y z."""
+    whole = cube(size)
+    origin = (whole.lower + np.array(shift) * whole.voxel_size).tolist()
+    return Grid((origin[0], origin[1], origin[2]), whole.voxel_size, (size // 4, size, size))
+
+
+def solid_room(seed: int, grid: Grid) -> Float[Tensor, "4 z y x"]:
+    return torch.from_numpy(room_on(room_settings(seed), grid).rgba)
+
+
+def shares(rgba: Float[Tensor, "4 z y x"], times: int) -> Float[Tensor, "4 Z Y X"]:
+    """Premultiplied means of blocks of ``times``³ voxels."""
+    return F.avg_pool3d(torch.cat([rgba[:3] * rgba[3:], rgba[3:]])[None], times)[0]
+
+
+def learnt(seed: int, size: int) -> Learnt:
+    random = np.random.default_rng(seed)
+    whole = solid_room(seed, low_grid(size))
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    for times in (4, 2):
+        share = shares(whole, times)
+        # Within half a voxel, so that a point is in the voxel of its number.
+        dx, dy, dz = random.uniform(-0.5, 0.5, 3).tolist()
+        raster = low_grid(size // times, (dx, dy, dz))
+        where = near_surface(share[3])
+        above = where & (torch.arange(len(where)) >= below(len(where)))[:, None, None]
+        some = above | (where & torch.from_numpy(random.random(where.shape) < FLAT))
+        points = low_grid(size // times).sampler_from_world(raster.centres()[some.numpy()])
+        there = solid_room(seed, raster)[:, some].T
+        parts.append((share, torch.from_numpy(points).float(), there))
+    low, high = parts
+    return Learnt((low[0], high[0]), (low[1], high[1]), (low[2], high[2]))
+
+
+def below(height: int) -> int:
+    """Layers of ground of a room ``height`` layers high."""
+    return round(BELOW_M / SIDE_M * 4 * height)
+
+
+def drawn_room(rooms: list[Learnt], options: Options, seed: int, step: int) -> Mapping[str, Tensor]:
+    """One room, turned and mirrored, and some of its points; every second time the box of it that
+    is refined, and points in there."""
+    random = np.random.default_rng((seed, step))
+    chosen = rooms[random.integers(len(rooms))]
+    turns, mirrored = int(random.integers(4)), bool(random.integers(2))
+    some = random.permutation(len(chosen.points[0]))[: options.points]
+    drawn = {
+        "low": _turned(chosen.shares[0], turns, mirrored),
+        "low_points": _turned_points(chosen.points[0][some], turns, mirrored),
+        "low_rgba": chosen.rgba[0][some],
+    }
+    if step % 2:
+        return drawn
+    fine, cells = chosen.points[1], torch.tensor(chosen.shares[1].shape[:1:-1]) // 4
+    cell = ((fine[:, :2] + 1) / 2 * cells).floor()
+    inside = ((cell - cell[random.integers(len(cell))]).abs() < BOX).all(dim=1).nonzero()[:, 0]
+    other = inside[random.permutation(len(inside))[: options.points]]
+    kept = cell[inside]
+    box = torch.zeros(chosen.shares[1].shape[1] // 4, *cells.flip(0).tolist())
+    (x0, y0), (x1, y1) = kept.amin(0).long().tolist(), kept.amax(0).long().tolist()
+    box[:, y0 : y1 + 1, x0 : x1 + 1] = 1
+    return drawn | {
+        "high": _turned(chosen.shares[1], turns, mirrored),
+        "box": _turned(box[None], turns, mirrored)[0] > 0,
+        "high_points": _turned_points(fine[other], turns, mirrored),
+        "high_rgba": chosen.rgba[1][other],
+    }
+
+
+def _turned(volume: Float[Tensor, "c z y x"], turns: int, mirrored: bool) -> Tensor:
+    turned = torch.rot90(volume, turns, (2, 3))
+    return turned.flip(3) if mirrored else turned
+
+
+def _turned_points(points: Float[Tensor, "n 3"], turns: int, mirrored: bool) -> Tensor:
+    x, y, z = points.T
+    for _ in range(turns):
+        x, y = y, -x
+    return torch.stack([-x if mirrored else x, y, z], dim=1)
+
+
+def loss(network: nn.Module, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    assert isinstance(network, FieldGenerator)
+    coarse = network(given["low"])
+    terms = {"low": _wrong(network.answer(coarse, given["low_points"]), given["low_rgba"])}
+    if "high" in given:
+        wanted = mixed_cells(given["high"]) & given["box"]
+        fine = network.refined(coarse, given["high"], wanted)
+        terms["high"] = _wrong(network.answer(fine, given["high_points"]), given["high_rgba"])
+    return terms
+
+
+def _wrong(logits: Float[Tensor, "n 4"], rgba: Float[Tensor, "n 4"]) -> Tensor:
+    occupied = rgba[:, 3]
+    colour = (logits[:, :3].sigmoid() - rgba[:, :3]).square().mean(dim=1)
+    return (
+        F.binary_cross_entropy_with_logits(logits[:, 3], occupied) + 2 * (colour * occupied).mean()
+    )
+
+
+@cache
+def learnt_rooms(n: int, size: int) -> list[Learnt]:
+    return [learnt(100 + k, size) for k in range(n)]
+
+
+def trained(options: Options, seed: int) -> tuple[FieldGenerator, float]:
+    """The network and the CPU seconds of its training; kept, and read again."""
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        network = FieldGenerator(options.features, options.width)
+    folder = options.out / f"{seed}-{options.steps}-{options.rooms}-{options.points}"
+    weights, taken = folder / "weights.safetensors", folder / "seconds.txt"
+    if not weights.exists():
+        rooms = learnt_rooms(options.rooms, options.size)
+        begin = time.process_time()
+        settings = Training(options.steps, seed, learning_rate=3e-3, weight_decay=1e-3, clip=1.0)
+        fit(
+            network,
+            lambda step, rank, ranks: drawn_room(rooms, options, seed, step),
+            loss,
+            folder / "training",
+            settings,
+            {"rooms": options.rooms, "points": options.points},
+        )
+        save_file(network.state_dict(), weights)
+        taken.write_text(f"{time.process_time() - begin:.0f}")
+    network.load_state_dict(load_file(weights))
+    return network.eval(), float(taken.read_text())
+
+
+def interpolated(share: Float[Tensor, "4 z y x"], times: int) -> Float[Tensor, "4 Z Y X"]:
+    """Trilinear, straight rgba."""
+    fine = F.interpolate(share[None], scale_factor=times, mode="trilinear", align_corners=False)[0]
+    return torch.cat([fine[:3] / fine[3:].clamp(min=0.05), fine[3:]])
+
+
+def figures(
+    said: Float[Tensor, "4 z y x"], truth: Float[Tensor, "4 z y x"], at: float = 0.5
+) -> dict[str, float]:
+    """Occupancy above ``at``: IoU above the ground and with it; dB of what is solid above it."""
+    ground = below(truth.shape[1])
+    occupied, solid = said[3] > at, truth[3] > 0.5
+    wrong = (said[:3] - truth[:3])[:, ground:][:, solid[ground:]].square().mean()
+    return {
+        "IoU": iou(occupied[ground:], solid[ground:]),
+        "IoU with ground": iou(occupied, solid),
+        "colour, dB": float(-10 * torch.log10(wrong)),
+    }
+
+
+def iou(a: Bool[Tensor, "*n"], b: Bool[Tensor, "*n"]) -> float:
+    return float((a & b).sum() / (a | b).sum())
+
+
+def seam(occupancy: Float[Tensor, "z y x"], times: int) -> float:
+    """Mean jump of occupancy across the borders of cells, over that across the borders of all other
+    voxels of the input, each ``times`` voxels here; above the ground, where it jumps at all."""
+    found: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for axis in range(3):
+        jump = occupancy[below(len(occupancy)) :].diff(dim=axis).abs()
+        number = torch.arange(1, jump.shape[axis] + 1) / times
+        cell = number % STRIDE == 0
+        for on, jumps in zip((cell, (number % 1 == 0) & ~cell), found, strict=True):
+            some = jump.index_select(axis, on.nonzero()[:, 0])
+            jumps.append(some[some > 1e-3])
+    across, elsewhere = (float(torch.cat(jumps).mean()) for jumps in found)
+    return across / elsewhere
+
+
+def unblended(fields: Fields) -> Fields:
+    """The same, where the parameters change over one voxel only, at the cells' borders."""
+    codes, parameters, made = fields.codes, fields.parameters, fields.made
+    for axis in range(3):
+        made = made.repeat_interleave(STRIDE, dim=axis)
+        codes, parameters = (
+            each.repeat_interleave(STRIDE, dim=axis + 1) for each in (codes, parameters)
+        )
+    return Fields(fields.volume, codes, parameters, made)
+
+
+@torch.no_grad()
+def judged(network: FieldGenerator, options: Options) -> dict[str, dict[str, float]]:
+    """{way at a resolution: figures}, means over rooms."""
+    rows: dict[str, list[dict[str, float]]] = {}
+    for seed in options.test:
+        share = shares(solid_room(seed, low_grid(options.size)), 4)
+        fields = network(share)
+        for times in (2, 4):
+            size = share.shape[-1] * times
+            truth = solid_room(seed, low_grid(size))
+            said, plain = network.decode(fields, times), interpolated(share, times)
+            ways = {"interpolated, at .4": figures(plain, truth, 0.4)}
+            answers = {"interpolated": plain, "networks": said}
+            if times == 2:
+                answers["networks, not blended"] = network.decode(unblended(fields), times)
+            for way, rgba in answers.items():
+                ways[way] = figures(rgba, truth) | {"seam": seam(rgba[3], times)}
+            for way, found in ways.items():
+                rows.setdefault(f"{way}, {size}³", []).append(found)
+    return {
+        way: {name: float(np.mean([row[name] for row in each])) for name in each[0]}
+        for way, each in rows.items()
+    }
+
+
+def picture(network: FieldGenerator, truth: Float[Tensor, "4 z y x"], file: Path) -> None:
+    """Truth, interpolation and networks of four times finer voxels, from above."""
+    share = shares(truth, 4)
+    with torch.no_grad():
+        said = network.decode(network(share), 4)
+    views = [seen_from_above(v.numpy()) for v in (truth, interpolated(share, 4), said)]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.concatenate(views, axis=1)).save(file)
+
+
+def main(options: Options) -> None:
+    torch.set_num_threads(1)
+    runs, seconds = [], []
+    for seed in options.seeds:
+        network, taken = trained(options, seed)
+        runs.append(judged(network, options))
+        seconds.append(taken)
+        print(seed, f"{taken:.0f} s", runs[-1], flush=True)
+    shown = solid_room(options.test[0], low_grid(options.size))
+    picture(network, shown, options.out / "implicit.png")
+    names = ["IoU", "IoU with ground", "colour, dB", "seam"]
+    lines = [f"| way | {' | '.join(names)} |", "|---" * (1 + len(names)) + "|"]
+    for way in runs[0]:
+        cells = []
+        for name in names:
+            each = [run[way].get(name, float("nan")) for run in runs]
+            worst = max if name == "seam" else min
+            cells.append("–" if np.isnan(each[0]) else f"{np.mean(each):.3f} ({worst(each):.3f})")
+        lines.append(f"| {way} | {' | '.join(cells)} |")
+    of_size = f"{options.size // 4}³"
+    title = (
+        f"Rooms {', '.join(map(str, options.test))}, given as shares at {of_size}; mean (worst) "
+        f"over training seeds {', '.join(map(str, options.seeds))}; {options.steps} steps with "
+        f"{options.rooms} rooms, {np.mean(seconds):.0f} CPU s. Seam: jump of occupancy across "
+        "borders of cells over that across the borders of the input's other voxels."
+    )
+    text = "\n".join([title, "", *lines])
+    print(text)
+    if options.results:
+        write_between_markers(options.results, "implicit", text)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))

@@ -1,0 +1,94 @@
+"""The studies of small networks, at a size of seconds, and what they measure with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+
+import pytest
+import torch
+from PIL import Image
+
+Study = Callable[[str], ModuleType]
+
+
+def table(printed: str) -> dict[str, list[str]]:
+    rows = [line.strip("| ").split(" | ") for line in printed.splitlines() if "|" in line]
+    return {row[0]: row[1:] for row in rows}
+
+
+def number(cell: str) -> float:
+    return float(cell.split()[0])
+
+
+def test_rooms_are_finer_than_their_interpolation(study: Study, tmp_path, capsys) -> None:
+    implicit = study("implicit")
+    options = implicit.Options(
+        seeds=(0,), test=(0,), rooms=2, steps=40, points=1024, size=128, features=16, width=16,
+        out=tmp_path,
+    )  # fmt: skip
+    implicit.main(options)
+    rows = table(capsys.readouterr().out)
+    for size in ("64³", "128³"):
+        assert number(rows[f"networks, {size}"][0]) > number(rows[f"interpolated, {size}"][0])
+    with Image.open(tmp_path / "implicit.png") as picture:
+        assert picture.size == (3 * 128, 128)
+
+    # The same weights, which are not trained again.
+    refine = study("coarse_to_fine")
+    before = sorted(tmp_path.rglob("*.safetensors"))
+    refine.main(refine.Options(**vars(options), parts=(0.5, 0.9)))
+    assert sorted(tmp_path.rglob("*.safetensors")) == before
+    rows = table(capsys.readouterr().out)
+    found = {way: number(cells[0]) for way, cells in rows.items() if cells and cells[0][0] == "0"}
+    assert found["interpolated, fine"] > found["interpolated, coarse"]
+    assert found["uniformly fine"] > found["coarse alone"]
+    assert found["coarse to fine, 90%"] > found["coarse alone"]
+    assert found["coarse to fine, 50%"] > found["coarse alone"]
+    assert number(rows["coarse to fine, 50%"][2]) <= 0.5 * number(rows["uniformly fine"][2]) + 1
+
+
+def test_points_are_where_the_shares_say(study: Study) -> None:
+    """Also of rooms that are turned and mirrored."""
+    implicit = study("implicit")
+    options, rooms = implicit.Options(points=300), [implicit.learnt(100, 128)]
+    for step in range(0, 12, 2):
+        given = implicit.drawn_room(rooms, options, 3, step)
+        for scale in ("low", "high"):
+            found = torch.nn.functional.grid_sample(
+                given[scale][None], given[f"{scale}_points"][None, None, None], align_corners=False
+            )[0, :, 0, 0]
+            solid = given[f"{scale}_rgba"][:, 3] > 0.5
+            assert found[3, solid].mean() > found[3, ~solid].mean() + 0.3
+            wrong = (found[:3] / found[3].clamp(min=0.05)).T - given[f"{scale}_rgba"][:, :3]
+            assert wrong[solid].abs().mean() < 0.15
+
+
+def test_a_seam_is_a_jump_at_the_borders_of_cells(study: Study) -> None:
+    implicit = study("implicit")
+    ramp = torch.linspace(0, 1, 64).expand(16, 64, 64).contiguous()
+    assert implicit.seam(ramp, 2) == pytest.approx(1, abs=1e-3)
+    steps = ramp + 0.5 / 63 * (torch.arange(64) // 8)  # cells of 4 voxels of the input
+    assert implicit.seam(steps, 2) == pytest.approx(1.5, abs=1e-3)
+
+
+def test_residual_counts_wrong_voxels_within_reach(study: Study) -> None:
+    refine = study("coarse_to_fine")
+    truth = torch.zeros(1, 16, 16, 16)
+    truth[:, 4:8, 4:8, 4:8] = 1
+    share = torch.nn.functional.avg_pool3d(truth, 2).expand(4, 8, 8, 8)
+    assert not refine.residual(truth[0], share).any()
+    wrong = refine.residual(torch.zeros_like(truth[0]), share)
+    assert wrong.shape == (2, 2, 2)
+    assert wrong[0, 0, 0] == 8  # 4³ voxels are 2³ of the input
+    assert wrong.sum() == 8 * 8  # all cells reach that far
+
+
+def test_one_field_fits_one_room(study: Study, tmp_path, capsys) -> None:
+    one = study("one_field")
+    one.main(one.Options(rooms=(0,), size=32, steps=150, points=1024, octaves=(0, 6), out=tmp_path))
+    rows = table(capsys.readouterr().out)
+    assert number(rows["6"][1]) > 0.97
+    assert number(rows["6"][2]) > number(rows["0"][2]) + 0.05
+    with Image.open(tmp_path / "one_field.png") as picture:
+        assert picture.size == (4 * 3 * 32, 4 * 2 * 32)
