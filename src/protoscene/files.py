@@ -181,11 +181,14 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def discard_folder(path: Path) -> None:
-    """Removes a folder whole: a process that is killed meanwhile leaves all of it, or what
-    :func:`remove_temporaries` removes."""
-    temporary = _temporary_sibling(path)
-    path.rename(temporary)
-    _remove(temporary)
+    """Removes a folder whole, if it is there, and what is left of it where an earlier call was
+    killed. A process that is killed meanwhile leaves all of it, or what the next call and
+    :func:`remove_temporaries` remove."""
+    if path.exists():
+        path.rename(_temporary_sibling(path))
+    for entry in path.absolute().parent.iterdir():
+        if _temporary_of(entry.name) == path.name:
+            _remove(entry)
 
 
 def remove_temporaries(folder: Path) -> None:

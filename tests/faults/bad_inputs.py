@@ -7,9 +7,12 @@ counts the cases of each class.
 from __future__ import annotations
 
 import collections
+import contextlib
 import copy
+import io
 import json
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,12 +28,15 @@ import bad_results
 import bad_sweeps
 import box_recording as box
 from damage import Case
+from protoscene.cli import main
 from protoscene.distil import a_detector
 from protoscene.model import Model, save_model
 from protoscene.store import save_scene
 from small_scene import a_scene
 
 CLASSES = 60
+LONGEST_S = 2.0
+"""Of processor time, for one refusal."""
 ACCEPTED = 36
 """Depth of 64 bits or of another byte order is no fault: it is read exactly."""
 RECORDINGS = ("transforms", "tum", "7scenes", "kitti", "mcap")
@@ -102,6 +108,31 @@ def prepare(case: Case, bases: Path, folder: Path) -> None:
     if not (folder.parent / "other.safetensors").exists():
         shutil.copy(bases / "other.safetensors", folder.parent)
     case.damage(folder)
+
+
+def wrong(case: Case, bases: Path, folder: Path) -> str:
+    """What is wrong with how the case is refused, or nothing; ``folder`` is empty."""
+    given = folder / "r"
+    prepare(case, bases, given)
+    before, began = tree(folder), time.process_time()
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(command(case, bases, given, folder / "out"))
+    took = time.process_time() - began
+    lines = err.getvalue().splitlines()
+    if (code, out.getvalue()) != (2, ""):
+        return f"exit code {code}: {out.getvalue()[-200:]} {err.getvalue()[-300:]}"
+    if not all(line.isprintable() and len(line) <= 240 for line in lines):
+        return f"not printable lines: {lines}"
+    if [line.startswith("protoscene: error: ") for line in lines].count(True) != 1:
+        return f"not one error: {lines}"
+    if tree(folder) != before:
+        return "something was written"
+    if took > LONGEST_S:
+        return f"took {took:.1f} s"
+    file, _, problem = lines[-1].removeprefix("protoscene: error: ").partition(": ")
+    names = file.endswith(case.file) and case.field in problem and case.says in problem
+    return "" if names else f"{lines[-1]} does not name {case.file}, {case.field}: {case.says}"
 
 
 def tree(folder: Path) -> list[tuple[str, int, int]]:

@@ -58,11 +58,11 @@ def broken_calls(job: Job, folder: Path, every: int = 1) -> Tally:
     return tally
 
 
-def odd_writes(job: Job, folder: Path) -> Tally:
+def odd_writes(job: Job, folder: Path, every: int = 1) -> Tally:
     """Short writes, which are gone on with, and writes that lie, which are noticed."""
     tally = Tally()
     _trial(tally, job, folder, "short writes", failpoints.write_short, None)
-    for k in range(1, job.calls + 1):
+    for k in range(1, job.calls + 1, every):
         before = partial(failpoints.lie_about_writes, k)
         _trial(tally, job, folder, f"a lie at write {k}", before, None)
     return tally

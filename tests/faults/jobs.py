@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,23 +41,30 @@ def write_recordings(folder: Path) -> list[Path]:
     return [write_recording(folder / f"r{k}", path, cameras) for k, path in enumerate(paths)]
 
 
-def prepare(folder: Path, names: Sequence[str]) -> list[Job]:
-    """The jobs called ``names``, run undisturbed: in this process, so that it is warm, and in a
-    child. Raises RuntimeError where the two differ."""
-    r0, r1 = write_recordings(folder)
-    scene = folder / "scene"
-    voxel, resume = ("--voxel-size", VOXEL), ("--resume",)
-    commands: dict[str, tuple[Callable[[Path], list[object]], tuple[str, ...], str]] = {
-        "discover": (lambda out: ["discover", r0, "-o", out, *voxel], resume, ""),
-        "learn": (
-            lambda out: ["learn", r0, r1, "-o", out, *voxel, "--steps", STEPS], resume, ""
-        ),
-        "export": (lambda out: ["export", scene, "--to", "glb", "-o", out], (), ".glb"),
-        "edit": (lambda out: ["edit", scene, "--remove", 0, "-o", out], (), ""),
-        "compose": (lambda out: ["compose", scene, "--time", 0, "-o", out], (), ".safetensors"),
-    }  # fmt: skip
-    _run_here(commands["discover"][0](scene))
-    return [_prepared(name, *commands[name], folder) for name in names]
+class Jobs:
+    """The jobs by name, prepared in ``folder`` when they are asked for: run undisturbed in this
+    process, so that it is warm, and in a child. Raises RuntimeError where the two differ."""
+
+    def __init__(self, folder: Path) -> None:
+        r0, r1 = write_recordings(folder)
+        scene = folder / "scene"
+        voxel, resume = ("--voxel-size", VOXEL), ("--resume",)
+        self._folder = folder
+        self._commands: dict[str, tuple[Callable[[Path], list[object]], tuple[str, ...], str]] = {
+            "discover": (lambda out: ["discover", r0, "-o", out, *voxel], resume, ""),
+            "learn": (
+                lambda out: ["learn", r0, r1, "-o", out, *voxel, "--steps", STEPS], resume, ""
+            ),
+            "export": (lambda out: ["export", scene, "--to", "glb", "-o", out], (), ".glb"),
+            "edit": (lambda out: ["edit", scene, "--remove", 0, "-o", out], (), ""),
+        }  # fmt: skip
+        self._ready: dict[str, Job] = {}
+        _run_here(self._commands["discover"][0](scene))
+
+    def __getitem__(self, name: str) -> Job:
+        if name not in self._ready:
+            self._ready[name] = _prepared(name, *self._commands[name], self._folder)
+        return self._ready[name]
 
 
 def _prepared(
@@ -81,7 +90,9 @@ def _prepared(
 
 
 def _run_here(command: list[object]) -> None:
-    code = forks.main([*map(str, command)])
+    unheard = io.StringIO()
+    with contextlib.redirect_stdout(unheard), contextlib.redirect_stderr(unheard):
+        code = forks.main([*map(str, command)])
     if code:
         raise RuntimeError(f"{command[0]}: exit code {code}")
 

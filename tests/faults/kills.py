@@ -44,7 +44,7 @@ def killed_at_random(
         numbers = random.Random(f"{job.name} {seed} {trial}")
         tally.trials += 1
         place = folder / f"{job.name}-{trial}"
-        place.mkdir()
+        place.mkdir(parents=True)
         try:
             tally.kills += _one(job, place, numbers)
             shutil.rmtree(place)

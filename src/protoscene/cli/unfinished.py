@@ -45,5 +45,4 @@ def work_for(output: Path, resume: bool, finished: str) -> Iterator[Path]:
 
 def remove_work(output: Path) -> None:
     """Removes what is left of it beside a finished output."""
-    if work_of(output).exists():
-        discard_folder(work_of(output))
+    discard_folder(work_of(output))
