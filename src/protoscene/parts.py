@@ -150,8 +150,8 @@ def grow(
             used.append(len(found.which))
         for at in found.pose:
             explain(tried, part[0], at)
-        # What is left in the middle is not asked again.
-        explain(tried, torch.ones(4, *[size.side // 2] * 3), pose)
+        # What is left here is not asked again before the next pass.
+        explain(tried, torch.ones(4, *[size.side] * 3), pose)
     empty = torch.zeros(0, 4, *[size.side] * 3)
     none = np.zeros((0, *[size.side] * 3, 6))
     return torch.cat([empty, *made]), np.concatenate([none, *tallies]), np.array(used, float)
