@@ -36,7 +36,7 @@ def test_help_goes_to_stdout(capsys: pytest.CaptureFixture[str], arguments: list
 
 
 def test_the_commands_are_those_that_work() -> None:
-    known = "demo check discover learn detect compose render score view export edit synth"
+    known = "demo check discover parse learn detect compose render score view export edit synth"
     assert " ".join(COMMANDS) == known
 
 

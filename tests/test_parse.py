@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from moving_boxes import CART_DIMS, Box, cart, record, ring
 from protoscene.background import estimate_background
+from protoscene.cli import main
 from protoscene.errors import Refused
 from protoscene.geometry import wrap_angle
 from protoscene.grouping import grouped, parts_of, whole_pieces
@@ -151,3 +153,20 @@ def test_sweeps_are_refused(recording: Recording, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(Recording, "require_pictures", none)
     with pytest.raises(Refused, match="holds no pictures"):
         parse(recording)
+
+
+def test_the_command_writes_a_scene_and_leaves_a_finished_one(
+    recording: Recording, scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr("protoscene.formats.load", lambda *_: recording)
+    monkeypatch.setattr(sys.modules["protoscene.parse"], "parse", lambda *_: scene)
+    command = ["parse", "room", "-o", str(tmp_path / "scene")]
+    assert main(command) == 0
+    assert "3 objects of 2 prototypes" in capsys.readouterr().out
+    assert main(command) == 2
+    assert main([*command, "--resume"]) == 0
+    assert main([*command, "--resume", "--seed", "1"]) == 2
+    assert "made from another seed (got 0, expected 1)" in capsys.readouterr().err
+    assert main(["discover", *command[1:], "--resume"]) == 2
+    assert "made from another command (got parse, expected discover)" in capsys.readouterr().err

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 from protoscene.cli.commands import Discover
 from protoscene.cli.jobs import settings_of
+from protoscene.cli.options import Switch
 from protoscene.cli.terminal import progress
+from protoscene.files import OutputLock
 
 if TYPE_CHECKING:
     from protoscene.recording import Recording
@@ -20,6 +22,16 @@ class Parse(Discover):
 
     Parts that hang together are a thing; where things touch, one that is found elsewhere tells
     them apart."""
+
+    resume: Switch = False
+    """Leave a finished scene as it is; an interrupted run is done again, to the same bytes."""
+
+    def _discovered(self, lock: OutputLock) -> Scene:
+        from protoscene.store import save_scene
+
+        scene = self._made(self.load(self.recording))
+        save_scene(scene, self.output, lock)
+        return scene
 
     def _made(self, recording: Recording) -> Scene:
         from protoscene.parse import parse

@@ -33,7 +33,8 @@ def say_scene(scene: Scene, folder: Path, as_json: bool) -> None:
     voxels = f"{nx} × {ny} × {nz} voxels of {scene.grid.voxel_size:g} m"
     found = f"{_count(scene.objects, 'object')} of {_count(scene.prototypes, 'prototype')}"
     if not scene.objects:
-        found = "nothing that moved"
+        parsed = scene.made_by.get("command") == "parse"
+        found = "nothing that stands" if parsed else "nothing that moved"
     say(f"{folder}: {_count(scene.times, 'instant')}, {voxels}, {found}")
     if not scene.objects:
         return
