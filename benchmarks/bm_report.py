@@ -37,7 +37,7 @@ VOXEL_SIZE = 0.05
 GRID = Grid((-6.4, -6.4, -0.1), VOXEL_SIZE, (32, 256, 256))
 SIZE_M = (1.2, 0.8, 0.7)
 FLAGS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
-MANY_COLOURS = 200
+MANY_COLOURS = 2000
 PLAYED_S = 3.0
 COUNT_DRAWN = """() => {
   const draw = Stage.prototype.draw;
