@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from types import ModuleType
+
 import torch
 
 from protoscene.compose import compose
@@ -68,3 +71,12 @@ def test_the_same_seed_gives_the_same() -> None:
     a, b = (NeuralPrototypes([(2, 2, 2)], 0.1, seed=4)().voxels for _ in range(2))
     assert torch.equal(a, b)
     assert not torch.equal(a, NeuralPrototypes([(2, 2, 2)], 0.1, seed=5)().voxels)
+
+
+def test_one_setting_swaps_voxels_for_networks(study: Callable[[str], ModuleType]) -> None:
+    nets, found = study("nets"), {}
+    for kind in ("voxels", "neural"):
+        options = nets.Options(prototypes=kind, kinds=("crate", "car"), resolution=12, steps=60)
+        found[kind] = nets.main(options)
+    assert found["voxels"]["IoU"] > 0.7 and found["neural"]["IoU"] > 0.5
+    assert found["neural"]["IoU, twice as fine"] > 0.4
