@@ -210,7 +210,10 @@ def test_compose_refuses_more_than_fits_into_memory(
     monkeypatch.setattr("protoscene.memory.available_bytes", lambda: 2**30)
     command = ["compose", scene_folder, "--time", "0", "--resolution", "512", "-o"]
     code, out, err = run(capsys, *command, tmp_path / "a.npz")
-    assert (code, out) == (2, "") and "memory: GiB: needs 8.0 (volume 8.0); try a smaller" in err
+    assert (code, out) == (
+        2,
+        "",
+    ) and "memory: GiB: needs 8.0 (volume 8.0); try --resolution 256 (" in err
     assert [p.name for p in tmp_path.iterdir()] == ["scene"]
 
 

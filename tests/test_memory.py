@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from protoscene import memory
 from protoscene.discover import discover, memory_plan
 from protoscene.errors import Refused
 from protoscene.geometry import Grid
-from protoscene.observe import observe
+from protoscene.observe import choose_grid, observe
 from protoscene.recording import Recording
 
 GIB = 2**30
@@ -78,37 +79,93 @@ def test_plan_grows_with_each_of_its_causes(recording: Recording) -> None:
 def test_discover_asks_before_it_takes(
     recording: Recording, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory, "available_bytes", lambda: GIB // 4)
+    monkeypatch.setattr(memory, "available_bytes", lambda: GIB // 2)
     monkeypatch.setattr(
         sys.modules["protoscene.discover"], "observe", lambda *_: pytest.fail("memory was taken")
     )
-    with pytest.raises(Refused, match=r"memory: GiB: needs .*--voxel-size.*got 0\.2 available"):
+    with pytest.raises(Refused, match=r"memory: GiB: needs .*--voxel-size.*got 0\.5 available"):
+        discover(recording, voxel_size=0.01)
+
+
+@pytest.mark.parametrize("gib", [1, 2, 16])
+def test_the_advised_voxel_size_fits_and_hardly_a_smaller_one(
+    recording: Recording, monkeypatch: pytest.MonkeyPatch, gib: int
+) -> None:
+    monkeypatch.setattr(memory, "available_bytes", lambda: gib * GIB)
+    with pytest.raises(Refused) as refused:
+        discover(recording, voxel_size=0.0005, bounds=(-1, -1, -0.1, 1, 1, 1))
+    advised = re.search(r"try --voxel-size (\S+),", refused.value.problem)
+    assert advised, refused.value.problem
+
+    def needed(size: float) -> int:
+        grid = choose_grid(recording, size, (-1, -1, -0.1, 1, 1, 1))
+        return sum(memory_plan(recording, grid).values())
+
+    assert needed(float(advised[1])) <= gib * GIB < needed(float(advised[1]) / 1.2)
+
+
+def test_where_no_voxel_size_would_fit_none_is_advised(
+    recording: Recording, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "available_bytes", lambda: 2**20)
+    with pytest.raises(Refused, match="try fewer instants or smaller pictures"):
         discover(recording)
 
 
+def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(
+    recording: Recording, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    usage = type("Usage", (), {"free": 2**20})
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
+    monkeypatch.setattr(
+        sys.modules["protoscene.discover"], "observe", lambda *_: pytest.fail("work was begun")
+    )
+    with pytest.raises(Refused, match=r"work: output: not enough room .*got 1\.0 MiB free, expect"):
+        discover(recording, work=tmp_path / "work")
+    assert list(tmp_path.iterdir()) == []
+
+
 OVERSIZE = """
-import resource
+import resource, sys
+from pathlib import Path
+from unittest import mock
 from moving_boxes import Box, record, ring
+from small_scene import a_scene
+from protoscene import cli, memory
 from protoscene.discover import discover
 from protoscene.errors import Refused
+from protoscene.store import save_scene
 
 recording = record(3, ring(2), lambda i: [Box((0.1 * i, 0, 0.2), (0.4, 0.3, 0.4))])
+folder = Path(sys.argv[1])
+save_scene(a_scene(), folder / "scene")
+cli.main(["compose", str(folder / "scene"), "--time", "0", "-o", str(folder / "a.npz")])
 for i in range(3):
     list(recording.views(i))
+refused = 0
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-try:
-    discover(recording, voxel_size=0.0005)
-except Refused as refused:
-    print(refused.file, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+with mock.patch.object(memory, "available_bytes", lambda: 2**30):
+    for voxel_size in (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.003, 0.004, 0.005):
+        for bounds in (None, (-2, -2, -0.1, 2, 2, 1)):
+            try:
+                discover(recording, voxel_size, bounds)
+            except Refused as problem:
+                refused += problem.file == "memory" and "try --voxel-size" in problem.problem
+    for resolution in (300, 600, 1200, 2048):
+        command = ["compose", str(folder / "scene"), "--time", "0", "-o", str(folder / "b.npz")]
+        refused += cli.main([*command, "--resolution", str(resolution)]) == 2
+grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+print(refused, grown, (folder / "b.npz").exists())
 """
 
 
-def test_an_oversize_grid_takes_no_memory_to_refuse() -> None:
+def test_twenty_oversize_requests_take_no_memory_to_refuse(tmp_path: Path) -> None:
     source = TESTS.parent / "src"
     paths = os.pathsep.join([str(source), str(TESTS)])
     done = subprocess.run(
-        [sys.executable, "-c", OVERSIZE], env={**os.environ, "PYTHONPATH": paths},
+        [sys.executable, "-c", OVERSIZE, str(tmp_path)], env={**os.environ, "PYTHONPATH": paths},
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    file, grown_kib = done.stdout.split()
-    assert file == "memory" and int(grown_kib) < 64 * 1024
+    refused, grown_kib, written = done.stdout.splitlines()[-1].split()
+    assert (refused, written) == ("20", "False") and int(grown_kib) < 64 * 1024
+    assert done.stderr.count("try --resolution 2") == 4

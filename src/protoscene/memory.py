@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+from collections.abc import Callable
 from pathlib import Path
 
 from protoscene.errors import Refused
@@ -30,11 +31,13 @@ def available_bytes() -> int:
     return min(found, default=2**62)
 
 
-def require(parts: dict[str, int], advice: str) -> None:
-    """Raise Refused unless ``parts`` (bytes by what needs them) fit together, with the numbers."""
+def require(parts: dict[str, int], advice: str | Callable[[int], str]) -> None:
+    """Raise Refused unless ``parts`` (bytes by what needs them) fit together, with the numbers and
+    ``advice``, which may depend on how many bytes there are."""
     needed, there = sum(parts.values()), available_bytes()
     if needed <= there:
         return
+    advice = advice if isinstance(advice, str) else advice(there)
     largest = sorted(parts.items(), key=lambda p: -p[1])[:3]
     shares = ", ".join(f"{name} {size / GIB:.1f}" for name, size in largest)
     raise Refused(

@@ -141,6 +141,11 @@ class Recording:
         assert self._read_sweep is not None
         return self._read_sweep(self.sweeps[index])
 
+    @property
+    def cached_bytes(self) -> int:
+        """Of the pictures that are kept decoded."""
+        return self._cached_bytes
+
     def forget(self) -> None:
         """Empty the cache: for who reads many recordings and keeps what was read."""
         self._cache.clear()

@@ -30,7 +30,7 @@ from protoscene.cli.results import say_card, say_result, say_scene, say_summary
 from protoscene.cli.terminal import complain, progress, say, say_json
 from protoscene.cli.unfinished import remove_work, work_for, work_of
 from protoscene.errors import Refused
-from protoscene.files import OutputLock, new_folder, write_file
+from protoscene.files import OutputLock, check_disk_space, new_folder, write_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 COMPOSE_BYTES = 64
-"""For each voxel: four float32 channels as composed, premultiplied and encoded."""
+"""For each voxel: four float32 channels as composed, clamped, encoded and read back."""
 FROM_DATA = "(default: from the data)"
 
 
@@ -123,11 +123,11 @@ class Discover(Reading):
         scene = load_scene(self.output)
         wanted = {
             "protoscene": __version__,
-            "command": type(self).__name__.lower(),
             "seed": self.seed,
             "recording_sha256": self.load(self.recording).sha256,
             "settings": settings_of(self.voxel_size, self.bounds),
             "edits": None,
+            "command": type(self).__name__.lower(),
         }
         for field, value in wanted.items():
             if (made := scene.made_by.get(field)) != value:
@@ -164,7 +164,8 @@ class Compose(Common):
             scene = load_scene(self.scene)
             check_time(scene, self.time, "command line", "--time")
             n_voxels = self.resolution**3 if self.resolution else scene.grid.n_voxels
-            require({"volume": n_voxels * COMPOSE_BYTES}, "try a smaller --resolution")
+            require({"volume": n_voxels * COMPOSE_BYTES}, resolution_within)
+            check_disk_space(self.output, n_voxels * 16)
             volume = scene.compose(self.time, self.resolution)
             write_file(self.output, volume_bytes(volume, self.output.suffix))
         result = {"file": str(self.output), "shape": list(volume.rgba.shape),
@@ -256,6 +257,11 @@ class View(Reading):
             say_result({"url": serving.url}, self.json)
             sys.stdout.flush()
             serving.serve(interrupts.check)
+
+
+def resolution_within(available: int) -> str:
+    """Advice: the largest volume that takes no more bytes."""
+    return f"try --resolution {int((available / COMPOSE_BYTES) ** (1 / 3) + 1e-9)}"
 
 
 def check_time(scene: Scene, time: float, file: object, field: str) -> None:

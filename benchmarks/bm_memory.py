@@ -1,0 +1,191 @@
+"""How well memory is predicted: the plans of discover and compose beside what processes took.
+
+    python benchmarks/bm_memory.py --results docs/results.md
+
+Each setting runs in a process of its own, after one that fills numba's cache. Predicted is what the
+process has when it plans and the plan together; taken is its greatest resident memory. Recordings
+are synthetic (needs the extra ``sim``), of other seeds than the plan's constants were fitted on.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from importlib import import_module
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+import tyro
+
+from protoscene.cli import main as command
+from protoscene.geometry import Grid
+from protoscene.prototypes import VoxelPrototypes
+from protoscene.scene import Scene, SceneObject, Track
+from protoscene.store import save_scene
+from protoscene.synth import SUITE, write_recording
+from protoscene.volume import Background, Volume
+
+sys.path.append(str(Path(__file__).resolve().parent.parent / "studies"))
+from results_page import write_between_markers
+
+MB = 1e6
+DISCOVERED = (
+    ("four_cameras", 16, 4, 320, 0.05),
+    ("four_cameras", 8, 2, 160, 0.1),
+    ("four_cameras", 6, 3, 240, 0.03),
+    ("one_camera_moving", 24, 1, 320, 0.05),
+    ("one_camera_moving", 12, 1, 480, 0.025),
+    ("moving_rig", 10, 3, 320, 0.04),
+    ("moving_rig", 12, 4, 160, 0.06),
+    ("small", 10, 4, 240, 0.03),
+    ("crowd", 12, 4, 320, 0.05),
+    ("crowd", 24, 2, 160, 0.08),
+    ("jumps", 8, 4, 480, 0.05),
+    ("stop_and_go", 20, 2, 240, 0.04),
+)
+"""Kind of recording, instants, cameras, width of its pictures, voxel size (m)."""
+COMPOSED = (
+    (64, 32, ".safetensors"), (96, 64, ".npz"), (128, 32, ".safetensors"), (160, 96, ".npz"),
+    (192, 64, ".safetensors"), (224, 64, ".safetensors"), (256, 96, ".npz"),
+    (288, 32, ".safetensors"),
+)  # fmt: skip
+"""Resolution, side of the scene's own grid, suffix of the file."""
+
+
+@dataclass
+class Options:
+    """Measures how far predicted memory is from what is taken."""
+
+    data: Path = Path("build/memory")
+    """Folder of recordings and scenes, made if missing."""
+    seed: int = 31
+    discovered: int = len(DISCOVERED)
+    """So many of the settings of discover, and so many of those of compose."""
+    composed: int = len(COMPOSED)
+    results: Path | None = None
+    """A markdown file whose part between the benchmark's markers is replaced by the table."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """Predicted and taken bytes of one process."""
+
+    what: str
+    predicted: float
+    taken: float
+
+    @property
+    def error(self) -> float:
+        return self.predicted / self.taken - 1
+
+
+def resident() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+def measured(what: str, arguments: list[str]) -> Row:
+    """Runs a command in this process."""
+    predicted = 0
+
+    def noted(parts: dict[str, int], advice: object) -> None:
+        nonlocal predicted
+        predicted = resident() + sum(parts.values())
+
+    for name in ("protoscene.memory", "protoscene.discover"):
+        import_module(name).require = noted  # type: ignore[attr-defined]
+    if command([*arguments, "--json"]) != 0:
+        raise SystemExit(f"{what} failed")
+    taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return Row(what, predicted, taken * (1 if sys.platform == "darwin" else 1024))
+
+
+def discovered(data: Path, seed: int, kind: str, n: int, cameras: int, width: int, voxel: float,
+) -> Row:  # fmt: skip
+    name = f"{kind}-{seed}-{n}-{cameras}-{width}"
+    folder, output = data / name, data / f"{name}-scene-{os.getpid()}"
+    arguments = ["discover", str(folder / "recording"), "-o", str(output)]
+    bounds = ["--bounds", "-3.2", "-3.2", "-0.1", "3.2", "3.2", "1.5"]
+    what = f"discover {kind}, {n} × {cameras} of {width} × {width * 3 // 4}, {voxel:g} m"
+    return measured(what, [*arguments, "--voxel-size", str(voxel), *bounds])
+
+
+def composed(data: Path, resolution: int, side: int, suffix: str) -> Row:
+    folder, output = data / f"scene-{side}", data / f"volume-{os.getpid()}{suffix}"
+    arguments = ["compose", str(folder), "--time", "0", "-o", str(output)]
+    what = f"compose {resolution}³ of a scene of {side}³, {suffix}"
+    return measured(what, [*arguments, "--resolution", str(resolution)])
+
+
+def make(options: Options) -> None:
+    """The recordings and scenes that are missing."""
+    options.data.mkdir(parents=True, exist_ok=True)
+    for kind, n, cameras, width, _ in DISCOVERED[: options.discovered]:
+        folder = options.data / f"{kind}-{options.seed}-{n}-{cameras}-{width}"
+        if not folder.exists():
+            size = {"width": width, "height": width * 3 // 4}
+            own = replace(SUITE[kind](options.seed), n_instants=n, n_cameras=cameras, n_heldout=0)
+            write_recording(replace(own, **size), folder)
+    for side in {side for _, side, _ in COMPOSED[: options.composed]}:
+        if not (options.data / f"scene-{side}").exists():
+            save_scene(a_scene(side), options.data / f"scene-{side}")
+
+
+def a_scene(side: int) -> Scene:
+    """Eight things of two kinds on noise."""
+    rng = torch.Generator().manual_seed(side)
+    grid = Grid((0.0, 0.0, 0.0), 3.2 / side, (side, side, side))
+    rgba = [torch.rand(4, 24, 24, 24, generator=rng) for _ in range(2)]
+    dims = (0.6, 0.6, 0.6)
+
+    def thing(k: int) -> SceneObject:
+        centre = np.array([[0.4 + 0.3 * k, 0.5 + 0.2 * k, 0.5]])
+        one, there = np.ones(1), np.array([True])
+        return SceneObject(k, k % 2, 1.0, True, dims, Track(0 * one, centre, one, one, there))
+
+    return Scene(
+        (0.0,), Background(Volume(torch.rand(4, side, side, side, generator=rng), grid)),
+        VoxelPrototypes(rgba, [0.025, 0.025]), tuple(thing(k) for k in range(8)), (dims, dims),
+        (None, None),
+    )  # fmt: skip
+
+
+def markdown(rows: list[Row]) -> str:
+    lines = ["| setting | predicted, MB | taken, MB | error |", "|---|---|---|---|"]
+    for row in rows:
+        lines.append(
+            f"| {row.what} | {row.predicted / MB:.0f} | {row.taken / MB:.0f} | {row.error:+.1%} |"
+        )
+    errors = np.abs([row.error for row in rows])
+    quantiles = f"median {np.median(errors):.1%}, 95 % within {np.quantile(errors, 0.95):.1%}"
+    lines += ["", f"Error of {len(rows)} settings: {quantiles}, at most {errors.max():.1%}."]
+    return "\n".join(lines)
+
+
+def main(options: Options) -> None:
+    os.environ["NUMBA_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = "1"
+    make(options)
+    settings = [
+        (discovered, (options.data, options.seed, *row)) for row in DISCOVERED[: options.discovered]
+    ]
+    settings += [(composed, (options.data, *row)) for row in COMPOSED[: options.composed]]
+    rows = []
+    for k, (function, arguments) in enumerate(settings[:1] + settings):  # the first one compiles
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            row = pool.submit(function, *arguments).result()
+        if k > 0:
+            rows.append(row)
+            print(row.what, f"{row.error:+.1%}", flush=True)
+    text = markdown(rows)
+    print(text)
+    if options.results is not None:
+        write_between_markers(options.results, "bm_memory", text)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))
