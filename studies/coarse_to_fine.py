@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 import tyro
 from implicit import Options as Trained
-from implicit import below, figures, interpolated, low_grid, shares, solid_room, trained
+from implicit import below, figures, interpolated, shares, solid_room, trained
 from jaxtyping import Float
 from PIL import Image
 from results_page import write_between_markers
@@ -36,7 +36,7 @@ NEEDED = 4.0
 class Options(Trained):
     """Refines rooms where they need it."""
 
-    parts: tuple[float, ...] = (0.1, 0.2, 0.3)
+    parts: tuple[float, ...] = (0.2, 0.3)
     """Networks in all, coarse ones included, over those of the uniformly fine model."""
 
 
@@ -55,7 +55,7 @@ def judged(
     network: FieldGenerator, options: Options, room: int
 ) -> tuple[dict[str, dict[str, float]], list[Tensor]]:
     """{way: figures and numbers of networks}; volumes to look at."""
-    truth = solid_room(room, low_grid(options.size))
+    truth = solid_room(room, options.size)
     low, high = shares(truth, 4), shares(truth, 2)
     ground = below(high.shape[1])
     mixed = mixed_cells(high)

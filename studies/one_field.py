@@ -36,9 +36,9 @@ class Options:
 
     rooms: tuple[int, ...] = (20, 21, 22)
     size: int = 64
-    steps: int = 1500
+    steps: int = 600
     points: int = 4096
-    octaves: tuple[int, ...] = (0, 4, 7)
+    octaves: tuple[int, ...] = (0, 7)
     """Frequencies of the positional encoding; a row each."""
     width: int = 96
     out: Path = Path("build/one_field")

@@ -24,7 +24,7 @@ def number(cell: str) -> float:
 def test_rooms_are_finer_than_their_interpolation(study: Study, tmp_path, capsys) -> None:
     implicit = study("implicit")
     options = implicit.Options(
-        seeds=(0,), test=(0,), rooms=2, steps=40, points=1024, size=128, features=16, width=16,
+        seeds=(0,), test=(0,), rooms=2, steps=40, points=512, size=128, features=16, width=16,
         out=tmp_path,
     )  # fmt: skip
     implicit.main(options)
@@ -52,8 +52,9 @@ def test_points_are_where_the_shares_say(study: Study) -> None:
     """Also of rooms that are turned and mirrored."""
     implicit = study("implicit")
     options, rooms = implicit.Options(points=300), [implicit.learnt(100, 128)]
-    for step in range(0, 12, 2):
-        given = implicit.drawn_room(rooms, options, 3, step)
+    for step in range(0, 16, 4):
+        given = implicit.drawn_rooms(rooms, options, 3, step)
+        given |= {name: given[name][1] for name in ("low", "low_points", "low_rgba")}
         for scale in ("low", "high"):
             found = torch.nn.functional.grid_sample(
                 given[scale][None], given[f"{scale}_points"][None, None, None], align_corners=False
@@ -62,6 +63,16 @@ def test_points_are_where_the_shares_say(study: Study) -> None:
             assert found[3, solid].mean() > found[3, ~solid].mean() + 0.3
             wrong = (found[:3] / found[3].clamp(min=0.05)).T - given[f"{scale}_rgba"][:, :3]
             assert wrong[solid].abs().mean() < 0.15
+
+
+def test_a_coarser_room_is_solid_where_half_of_it_is(study: Study) -> None:
+    implicit = study("implicit")
+    rgba = torch.zeros(4, 2, 2, 4)
+    rgba[:, 0, :, :2] = torch.tensor([0.8, 0.4, 0.2, 1.0])[:, None, None]
+    rgba[:, 0, 0, 2] = rgba[:, 1, 0, 2] = rgba[:, 0, 1, 2] = 1
+    coarse = implicit.coarser(rgba, 2)
+    torch.testing.assert_close(coarse[:, 0, 0, 0], torch.tensor([0.8, 0.4, 0.2, 1.0]))
+    assert coarse[3, 0, 0, 1] == 0
 
 
 def test_a_seam_is_a_jump_at_the_borders_of_cells(study: Study) -> None:

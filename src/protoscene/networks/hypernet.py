@@ -64,19 +64,29 @@ class FieldGenerator(nn.Module):
         self.field = ModulatedField(RGBA * NEIGHBOURS + 6 * OCTAVES, width)
         self.head = nn.Linear(features, self.field.n_parameters)
 
-    def forward(
-        self, volume: Float[Tensor, "4 z y x"], wanted: Bool[Tensor, "cz cy cx"] | None = None
-    ) -> Fields:
-        """Codes of all :func:`mixed_cells`, and networks of those of them that are ``wanted``, all
-        where not given. Raises ValueError where the volume is not of whole cells."""
-        if any(n % STRIDE for n in volume.shape[1:]):
-            shape = tuple(volume.shape)
+    def context(self, volumes: Float[Tensor, "b 4 z y x"]) -> Float[Tensor, "b f cz cy cx"]:
+        """What the cells know of their surroundings. Raises ValueError where the volumes are not of
+        whole cells."""
+        if any(n % STRIDE for n in volumes.shape[2:]):
+            shape = tuple(volumes.shape[2:])
             raise ValueError(f"volume must be of whole cells of {STRIDE}³ voxels, got {shape}")
-        context = self.embed(volume[None])
+        context: Tensor = self.embed(volumes)
         for block in self.around:
             context = context + block(context)
+        return context
+
+    def forward(
+        self,
+        volume: Float[Tensor, "4 z y x"],
+        wanted: Bool[Tensor, "cz cy cx"] | None = None,
+        context: Float[Tensor, "f cz cy cx"] | None = None,
+    ) -> Fields:
+        """Codes of all :func:`mixed_cells`, and networks of those of them that are ``wanted``, all
+        where not given. ``context`` of the volume where it was made with others'."""
+        if context is None:
+            context = self.context(volume[None])[0]
         mixed = mixed_cells(volume)
-        return self._made(volume, mixed, context[0][:, mixed].T, None, wanted)
+        return self._made(volume, mixed, context[:, mixed].T, None, wanted)
 
     def refined(
         self, coarse: Fields, volume: Float[Tensor, "4 z y x"], wanted: Bool[Tensor, "cz cy cx"]
