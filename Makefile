@@ -9,7 +9,7 @@ WORKERS ?= 2
 # A LiDAR recording, for a picture of the README.
 STREET ?= ../shared/data/street_lidar
 
-.PHONY: demo test check demo-data docs
+.PHONY: demo test check faults demo-data docs
 demo: $(INSTALLED)
 	rm -rf out/demo
 	mkdir -p out
@@ -23,6 +23,13 @@ check: $(INSTALLED)
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_layout.py
+
+# Every fault in full, hours of it: N kills of each command, MINUTES of fuzzing; the table goes to
+# docs/results.md. PARTS are some of: inputs corruption kills disks races interrupts fuzz mutations.
+N ?= 200
+MINUTES ?= 480
+faults: $(INSTALLED)
+	$(BIN)/python tests/faults $(PARTS) --trials $(N) --minutes $(MINUTES) --results docs/results.md
 
 # The pictures of the README: the pages of the demo and of a drive, seen in chromium.
 docs: demo

@@ -156,4 +156,10 @@ _CHECKS = {
     "open": _opened,
     "os.mkdir": _written,
     "os.rename": _renamed,
+    "os.symlink": _renamed,
+    "os.link": _renamed,
+    "os.truncate": _written,
+    "os.exec": _started,
+    "os.posix_spawn": _started,
+    "socket.bind": _connected,
 }

@@ -36,6 +36,23 @@ def test_a_connection_beyond_loopback_is_noticed() -> None:
     assert found == ["socket.connect: ('192.0.2.1', 9)"]
 
 
+def test_a_server_beyond_loopback_is_noticed() -> None:
+    with (
+        suite_guard.collected_violations() as found,
+        socket.socket() as made,
+        pytest.raises(PermissionError),
+    ):
+        made.bind(("0.0.0.0", 0))
+    assert found == ["socket.bind: ('0.0.0.0', 0)"]
+
+
+def test_a_link_outside_the_temporary_folders_is_noticed(tmp_path: Path) -> None:
+    outside = Path(tempfile.gettempdir()).resolve().parent / "linked-by-a-test"
+    with suite_guard.collected_violations() as found, pytest.raises(PermissionError):
+        outside.symlink_to(tmp_path)
+    assert len(found) == 1 and not outside.is_symlink()
+
+
 def test_a_write_outside_the_temporary_folders_is_noticed(tmp_path: Path) -> None:
     inside = tmp_path / "inside"
     outside = Path(tempfile.gettempdir()).resolve().parent / "written-by-a-test"
