@@ -6,7 +6,7 @@ CenterNet         focal loss towards a Gaussian, the centre's offset from its ce
 soft-argmax       the offset is the soft-argmax of the heat map's 3 × 3 cells around a peak
 centre-surround   the heat map is to become what a centre-surround kernel as large as the thing says
                   of the things' footprints, by least squares
-anchors           a box of each kind's size at twelve yaws a cell (studies/anchors.py)
+anchors           a box of each kind's size along x and along y in each cell (studies/anchors.py)
 
 Encoder, samples, true labels and steps are the same, the recordings studies/fleet.py's, those that
 it is measured on others than studies/detector.py's. What exists in ``--out`` is kept.

@@ -17,8 +17,8 @@ import heads as study
 
 from detector_samples import GRID, two_carts
 from moving_boxes import CART_DIMS
-from protoscene.geometry import wrap_angle
 from protoscene.networks import stride_of
+from protoscene.networks.detection_loss import yaw_targets
 from protoscene.samples import Sample, Samples, batch
 
 STRIDE = stride_of(GRID.shape)
@@ -92,14 +92,15 @@ def test_what_anchors_are_taught_is_what_is_read(sample: Sample) -> None:
         assert (taught == 1).sum() == len(of["row"]) > 2 and (taught == -1).any()
         own = head.anchors(of["row"], of["column"], of["number"])
         boxes = things.boxes[of["thing"]]
-        assert (np.abs(wrap_angle(boxes[:, 6] - own[:, 6])) <= anchors.STEP / 2 + 1e-9).all()
-        assert (of["number"] // anchors.BINS == things.kind[of["thing"]]).all()
+        assert (of["number"] // anchors.TURNS == things.kind[of["thing"]]).all()
         rest = anchors.residuals(boxes, own, CELL)
         np.testing.assert_allclose(anchors.boxes_from(rest, own, CELL)[:, :6], boxes[:, :6])
-        said = torch.zeros(1, 32, 32, 2 * anchors.BINS, anchors.SAID)
+        shares, apart = yaw_targets(torch.from_numpy(boxes[:, 6]))
+        sure = [np.full((len(rest), 1), 4.0), rest, shares.clamp(min=1e-9).log(), apart]
+        said = torch.zeros(1, 32, 32, 2 * anchors.TURNS, anchors.SAID)
         said[..., 0] = -9
         at = 0, of["row"], of["column"], of["number"]
-        said[at] = torch.from_numpy(np.column_stack([np.full(len(rest), 4.0), rest])).float()
+        said[at] = torch.from_numpy(np.column_stack(sure)).float()
         head.forward = lambda volume, said=said: said  # type: ignore[method-assign]
         found = head.found(sample.volume[i].numpy())
         assert sorted(found.kind.tolist()) == [0, 1]

@@ -35,7 +35,7 @@ def detection_loss(prediction: Prediction, sample: Sample) -> dict[str, Float[Te
 
     box, place = _at(sample.box, here), _at(prediction.place, here)
     off = (place - box[:, :6]).abs()
-    shares, residuals = _yaw_targets(box[:, 6])
+    shares, residuals = yaw_targets(box[:, 6])
     log_turn = _at(prediction.turn, here).log_softmax(dim=1)
     rest = (_at(prediction.rest, here) - residuals).abs()
     kind = sample.kind[here]
@@ -69,7 +69,7 @@ def _at(values: Tensor, here: Tensor) -> Tensor:
     return values.movedim(1, -1)[here]
 
 
-def _yaw_targets(yaw: Float[Tensor, " n"]) -> tuple[Tensor, Tensor]:
+def yaw_targets(yaw: Float[Tensor, " n"]) -> tuple[Tensor, Tensor]:
     """Per bin its share of the yaw (two bins beside it, linear) and its residual, in bins."""
     apart = wrap_angle(yaw[:, None] - bin_centres(yaw)) * (BINS / (2 * math.pi))
     return (1 - apart.abs()).clamp(min=0), apart
