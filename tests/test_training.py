@@ -132,6 +132,34 @@ def test_what_is_not_finite_is_never_stepped_on(tmp_path: Path, bad: float, wher
     trained(tmp_path / "run")  # the last good state is whole
 
 
+def test_a_held_out_loss_that_is_not_finite_leaves_the_checkpoints_before(tmp_path: Path) -> None:
+    checks: list[float] = []
+
+    def bad_check(module: nn.Module) -> float:
+        checks.append(held_out(module))
+        return checks[-1] if len(checks) < 4 else float("nan")
+
+    with pytest.raises(Failed, match="step 40: the held-out loss is nan"):
+        trained(tmp_path / "run", held_out=bad_check)
+    kept = sorted(p.name for p in (tmp_path / "run").iterdir())
+    assert kept == ["step-00000020", "step-00000030"]
+
+
+def test_what_cannot_be_stored_removes_nothing(tmp_path: Path) -> None:
+    """However often a run that is not finite any more tries."""
+    with pytest.raises(Stopped):
+        trained(tmp_path / "run", progress=stopping_at(25))
+    before = files_of(tmp_path / "run")
+    for step in range(26, 30):
+        entry = checkpoints.Checkpoint(
+            format=checkpoints.FORMAT, version=1, files={}, step=step, identity={}, best_step=0,
+            best_loss=None, history=[],
+        )  # fmt: skip
+        with pytest.raises(Failed, match="mean is not finite, not saved"):
+            checkpoints.save_checkpoint(tmp_path / "run", entry, {"mean": torch.tensor([np.inf])})
+    assert files_of(tmp_path / "run") == before
+
+
 def test_parameters_that_are_not_finite_are_never_stored(tmp_path: Path) -> None:
     tensors = {"module.weight": torch.tensor([1.0, np.nan])}
     checkpoint = checkpoints.Checkpoint(
