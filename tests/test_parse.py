@@ -131,6 +131,21 @@ def test_what_two_piles_have_in_common_is_a_thing() -> None:
     assert len(set(owners)) == 4
 
 
+def test_what_stands_twice_in_one_pile_is_a_thing() -> None:
+    things = [cart(-0.3, 0.1, 0.0), [Box((0.06, 0.02, 0.25), (0.2, 0.4, 0.5), 0, (60, 60, 220))],
+              cart(0.33, 0.1, 1.5)]  # fmt: skip
+    recording = recorded(*things)
+    static = estimate_background(recording, choose_grid(recording, 0.05, BOUNDS))
+    found = standing(recording, static, floor_of(static.surface))
+    pieces = whole_pieces(found, components(found))
+    assert len(np.unique(pieces[pieces >= 0])) == 1
+    true, labels = things_at(found.points, *things), grouped(found)
+    for k in range(3):
+        of_thing = np.bincount(labels[(labels >= 0) & (true == k)])
+        assert of_thing.max() >= 0.85 * (labels == of_thing.argmax()).sum()
+        assert of_thing.max() >= 0.85 * of_thing.sum()
+
+
 def test_nothing_that_stands_is_no_object() -> None:
     scene = parse(recorded([WALL]), voxel_size=0.05, bounds=BOUNDS)
     assert scene.objects == () and len(scene.prototypes) == 0

@@ -9,11 +9,12 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import ndimage
 from scipy.fft import next_fast_len
+from scipy.spatial import cKDTree
 
 from protoscene.dictionary.correlate import YAWS, Correlator, Imprint, imprint
 from protoscene.dictionary.find_again import shares_agreement, verdict
 from protoscene.dictionary.portrait import Portrait, look, of_model, unplaced
-from protoscene.geometry import Grid, rotation_from_yaw
+from protoscene.geometry import Grid, rotation_from_yaw, wrap_angle
 from protoscene.register import onto
 from protoscene.standing import TRUNCATION, Standing, components
 
@@ -21,12 +22,17 @@ AROUND = 4
 """Voxels of free space around a piece that belong to its portrait."""
 PEAKS, LEAST_PEAK = 10, 0.15
 """Places of a pile that are looked at closely for one pattern, and their least agreement."""
+COMMON_PEAKS, LEAST_OVERLAP = 40, 0.05
+"""The same for what two piles have in common: most places of large overlap are wrong."""
 TURNS_DEG = (0.0, -10.0, 10.0)
 ON, COLOUR = 2.0, 0.15
 """What is so many voxels from a surface, and of its colour within this (root of the mean square of
 channels), is on it."""
 POINTS = 1500
 """Points of a pile that take part in its registration."""
+SHARED, ITSELF = 0.1, np.deg2rad(15)
+"""Two places of one pile share less of their surface than that. Turned by less, and moved by less
+than ``AROUND`` cells, a pile is itself."""
 LEAST_COMMON = 50
 """Fewer points on another piece are no arrangement."""
 
@@ -36,13 +42,12 @@ Worth = Callable[..., np.ndarray]
 
 @dataclass(frozen=True, eq=False)
 class Piece:
-    """A piece of what stands: its ``label``, the ``middle`` (m) of its box, its portrait ``alone``
-    (nothing is known where the surface of others is nearest) and ``there``, with all around."""
+    """A piece of what stands: its ``label``, the ``middle`` (m) of its box, and its portrait
+    ``alone``: nothing is known where the surface of others is nearest."""
 
     label: int
     middle: Float[np.ndarray, "3"]
     alone: Portrait
-    there: Portrait
 
     @property
     def area(self) -> float:
@@ -72,8 +77,7 @@ class Piece:
         others = (volume[tuple(index)] != label + 1) & (far < TRUNCATION)
         alone = replace(model, votes=np.where(others, 0, model.votes),
                         coloured=np.where(others, 0, model.coloured))  # fmt: skip
-        return cls(label, middle, of_model(alone, dims, points - middle),
-                   of_model(model, dims, points - middle))  # fmt: skip
+        return cls(label, middle, of_model(alone, dims, points - middle))
 
 
 def found_in(pattern: Piece, piles: list[Piece]) -> list[tuple[float, Float[np.ndarray, "4"]]]:
@@ -85,8 +89,8 @@ def found_in(pattern: Piece, piles: list[Piece]) -> list[tuple[float, Float[np.n
         return results
     turned = _Turned(pattern.alone)
     for pile in piles:
-        places = turned.places(pile.there, LEAST_PEAK, shares_agreement)
-        tried = [_registered(pattern.alone, pile.there, place) for place in places]
+        places = turned.places(pile.alone, LEAST_PEAK, shares_agreement)[:PEAKS]
+        tried = [_registered(pattern.alone, pile.alone, place) for place in places]
         results.append(max(tried, key=lambda t: t[0]) if tried else (0.0, np.zeros(4)))
     return results
 
@@ -105,9 +109,12 @@ class _Turned:
         self._imprints: list[Imprint] = [imprint(own.model, small, yaw, box) for yaw in turns]
         self._side = side
 
-    def places(self, there: Portrait, least: float, worth: Worth) -> list[Float[np.ndarray, "4"]]:
+    def places(
+        self, there: Portrait, least: float, worth: Worth, elsewhere: bool = False
+    ) -> list[Float[np.ndarray, "4"]]:
         """Poses x y z yaw, in the frame of what is ``there``, at which the pattern is ``worth``
-        more than ``least`` and than at all neighbours in yaw, y and x; best first."""
+        more than ``least`` and than at all neighbours in yaw, y and x; best first. With
+        ``elsewhere`` not where it stands itself, unturned in the middle."""
         cell, side = self._cell, self._side
         size = there.model.grid.size_m
         ny, nx = (next_fast_len(int(np.ceil(size[a] / cell)) + side) for a in (1, 0))
@@ -120,16 +127,16 @@ class _Turned:
             whole = max(float(one.surface.sum()), 1.0)
             worths[n] = worth(*(m / whole for m in correlator.maps(one)), 0.0)
         peaks = (worths >= ndimage.maximum_filter(worths, 3, mode="wrap")) & (worths > least)
-        index = np.argwhere(peaks)[np.argsort(-worths[peaks], kind="stable")[:PEAKS]]
+        index = np.argwhere(peaks)[np.argsort(-worths[peaks], kind="stable")]
         corner = index[:, :0:-1].astype(float)
         beyond = corner > [nx - side, ny - side]  # it may reach beyond the edge
         corner -= np.where(beyond, [nx, ny], 0)
         middle = [x, y] + (corner + side / 2) * cell
         level = (self._own.dims[2] - there.dims[2]) / 2
-        return [
-            np.array([*xy, level, 2 * np.pi * n / YAWS])
-            for xy, n in zip(middle, index[:, 0], strict=True)
-        ]
+        yaws = 2 * np.pi / YAWS * index[:, 0]
+        itself = (np.abs(wrap_angle(yaws)) < ITSELF) & (np.hypot(*middle.T) < AROUND * cell)
+        chosen = np.flatnonzero(~(itself & elsewhere))
+        return [np.array([*middle[k], level, yaws[k]]) for k in chosen]
 
 
 def _box(own: Portrait, cell: float) -> Float[np.ndarray, "2 3"]:
@@ -177,12 +184,15 @@ def in_common(
     first: Piece, second: Piece,
 ) -> Common | None:  # fmt: skip
     """The largest connected arrangement of ``parts`` of the first piece that stands, moved and
-    turned, in the second too, surface on surface in the same colours; None where there is none."""
+    turned, in the second too, surface on surface in the same colours; None where there is none.
+    Of a piece with itself: that stands in it twice, in two places that share nothing."""
     own = np.flatnonzero(labels == first.label)
     theirs = found.points[labels == second.label] - second.middle
     some = theirs[:: max(1, len(theirs) // POINTS)]
     best: Common | None = None
-    for place in _Turned(first.alone).places(second.there, 0.05, _overlap):
+    twice = first.label == second.label
+    places = _Turned(first.alone).places(second.alone, LEAST_OVERLAP, _overlap, elsewhere=twice)
+    for place in places[:COMMON_PEAKS]:
         pose = place
         for near in (4, 3, 2, 1):
             distance, known, _ = look(first.alone.model, unplaced(some, pose))
@@ -203,9 +213,8 @@ def _common_at(
 ) -> Common | None:  # fmt: skip
     """What the first piece, its frame at ``pose`` in the second's, has in common with that."""
     points = found.points[own] - first.middle
-    distance, known, colour = look(
-        second.alone.model, points @ rotation_from_yaw(pose[3]).T + pose[:3]
-    )
+    moved = points @ rotation_from_yaw(pose[3]).T + pose[:3]
+    distance, known, colour = look(second.alone.model, moved)
     off = np.sqrt(((colour - found.colours[own]) ** 2).mean(axis=1))
     on = known & (np.abs(distance) <= ON * found.voxel) & ~(off > COLOUR)
     chosen = np.zeros(len(found.points), dtype=bool)
@@ -217,6 +226,10 @@ def _common_at(
     its = whole[own]
     if its.sum() < LEAST_COMMON:
         return None
+    if first.label == second.label:
+        far = cKDTree(points[its]).query(moved[its])[0]
+        if (far <= ON * found.voxel).mean() > SHARED:
+            return None
     lower, upper = np.quantile(points[its], [0.01, 0.99], axis=0)
 
     def boxed(at: Float[np.ndarray, "n 3"]) -> Bool[np.ndarray, " n"]:

@@ -7,6 +7,8 @@ import itertools
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from protoscene.arrangement import ON, Piece, found_in, in_common, mostly
@@ -20,6 +22,8 @@ COLOUR, NORMAL = 1.5, 1.0
 """What a difference in colour and in the normal counts, in sides of a part."""
 CRUMB, BESIDE = 0.1, 6.0
 """So does what has less than that share of its points, and lies within so many voxels of it."""
+REACH, DENSE = 1.5, 6
+"""What hangs together has so many points within so many voxels."""
 LEAST_POINTS = 40
 """Less surface is no thing."""
 WITHIN, SMALL = 0.8, 0.4
@@ -30,7 +34,7 @@ SMALLER, LEAST_SHARE = 0.85, 0.15
 less is taken out of it, or left."""
 AGREED = 0.5
 """Least agreement of a pattern with the pile that it is found in."""
-LARGE = 0.35
+LARGE = 0.25
 """What has less than this share of the median piece's surface is found everywhere."""
 PURE, MOST_COMMON = 0.5, 0.7
 """Least purity of what two piles have in common, and its largest share of either's surface."""
@@ -45,11 +49,11 @@ def grouped(
 
     The surface is covered by small parts (:func:`parts_of`). Parts that hang together are a piece.
     A piece that is found in a larger one, agreeing in surface, free space and colour, is taken out
-    of it part by part; where none is, what two large pieces have in common is a piece of its own;
-    until neither is found any more.
+    of it part by part; where none is, what two large pieces have in common, or one has twice, is a
+    piece of its own; until neither is found any more.
     """
     parts = parts_of(found)
-    labels = whole_pieces(found, components(found))
+    labels = whole_pieces(found, hanging_together(found))
     tried: set[tuple[int, int]] = set()
     compared: set[tuple[int, int]] = set()
     known: dict[int, Piece] = {}
@@ -66,7 +70,37 @@ def grouped(
             break
         labels = split
     progress("group", MOST_PIECES, MOST_PIECES)
+    labels = _with_crumbs(found, labels)
     return np.asarray(np.unique(np.append(labels, -1), return_inverse=True)[1][:-1] - 1)
+
+
+def hanging_together(found: Standing) -> Int[np.ndarray, " n"]:
+    """A number for each point, the same for all that hang together by dense surface, so that a
+    bridge of a few points does not count: cores have ``DENSE`` points within ``REACH`` voxels
+    (DBSCAN); cores within that of each other, and what is within it of a core, are one. Else −1."""
+    labels = np.full(len(found.points), -1)
+    reach = REACH * found.voxel
+    pairs = cKDTree(found.points).query_pairs(reach, output_type="ndarray")
+    cores = 1 + np.bincount(pairs.ravel(), minlength=len(labels)) >= DENSE
+    if not cores.any():
+        return labels
+    links = pairs[cores[pairs].all(axis=1)]
+    graph = coo_matrix((np.ones(len(links), bool), links.T), shape=(len(labels),) * 2)
+    piece = connected_components(graph, directed=False)[1]
+    far, nearest = cKDTree(found.points[cores]).query(found.points)
+    near = far <= reach
+    labels[near] = np.unique(piece[cores][nearest[near]], return_inverse=True)[1]
+    return labels
+
+
+def _with_crumbs(found: Standing, labels: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+    """``labels`` in which crumbs beside a piece (``BESIDE``) are its."""
+    whole, result = labels >= 0, labels.copy()
+    if whole.any():
+        far, nearest = cKDTree(found.points[whole]).query(found.points[~whole])
+        theirs = labels[whole][nearest]
+        result[~whole] = np.where(far <= BESIDE / 2 * found.voxel, theirs, -1)
+    return result
 
 
 def parts_of(found: Standing) -> Int[np.ndarray, " n"]:
@@ -150,10 +184,10 @@ def _best_common(
     pieces: list[Piece], least: float, compared: set[tuple[int, int]],
 ) -> Int[np.ndarray, " n"] | None:  # fmt: skip
     """The labels after the largest arrangement, of ``least`` m² or more, that is a proper part of
-    two pieces is taken out of the first of them."""
+    two pieces, or stands twice in one, is taken out of the first of them."""
     large = [p for p in pieces if MOST_COMMON * p.area >= least]
     best: tuple[float, np.ndarray] | None = None
-    for first, second in itertools.permutations(large, 2):
+    for first, second in itertools.product(large, repeat=2):
         pair = (first.label, second.label)
         if pair in compared:
             continue
