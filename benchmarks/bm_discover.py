@@ -24,6 +24,7 @@ from typing import TypeVar
 import numba
 import numpy as np
 import tyro
+from bm_memory import resident
 
 from protoscene.discover import discover, memory_plan
 from protoscene.formats import load
@@ -99,13 +100,14 @@ def measure(folder: Path, n_instants: int, n_views: int) -> Run:
     load_average = os.getloadavg()[0]
     wall, cpu = time.perf_counter(), time.process_time()
     recording = taken(load(folder), n_instants, n_views)
+    plan = memory_plan(recording, choose_grid(recording, VOXEL_SIZE, BOUNDS))
+    planned = resident() + sum(plan.values())
     scene = discover(recording, voxel_size=VOXEL_SIZE, bounds=BOUNDS)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    plan = memory_plan(recording, choose_grid(recording, VOXEL_SIZE, BOUNDS))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     peak *= 1 if sys.platform == "darwin" else 1024
     return Run(
-        n_instants, n_views, wall, cpu, peak / MB, sum(plan.values()) / MB, len(scene.objects),
+        n_instants, n_views, wall, cpu, peak / MB, planned / MB, len(scene.objects),
         load_average, f"numba on {numba.threading_layer()}, {numba.get_num_threads()} threads",
     )  # fmt: skip
 

@@ -48,6 +48,7 @@ def test_a_run_is_measured_and_tabled(benchmark: ModuleType, folder: Path) -> No
     run = benchmark.measure(folder, 3, 2)
     assert run.seconds > 0 and run.cpu_seconds > 0 and "threads" in run.threading
     assert run.peak_mb > 50 and run.planned_mb > 500
+    assert run.planned_mb == pytest.approx(run.peak_mb, rel=0.5)  # this process did other things
     text = benchmark.markdown([run, replace(run, instants=6, seconds=2 * run.seconds)])
     assert "| 3 | 2 |" in text and "| 6 | 2 |" in text
     assert "| instants × views | 1.00 |" in text
@@ -59,3 +60,17 @@ def test_the_fit_finds_the_power(benchmark: ModuleType) -> None:
             for n, v in ((2, 1), (4, 2), (9, 4))]  # fmt: skip
     assert benchmark.growth(runs, "seconds") == pytest.approx(1.5)
     assert benchmark.growth(runs, "peak_mb") == pytest.approx(0, abs=1e-9)
+
+
+def test_memory_is_predicted_of_a_volume(
+    benchmark: ModuleType, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    import bm_memory
+
+    results = tmp_path / "results.md"
+    bm_memory.main(bm_memory.Options(tmp_path / "data", discovered=0, composed=1, results=results))
+    rows = [line for line in results.read_text().splitlines() if line.startswith("| compose")]
+    assert len(rows) == 1
+    for row in rows:
+        assert abs(float(row.split("|")[4].strip(" %"))) < 15, row
+    assert "Error of 1 settings: median" in capfd.readouterr().out

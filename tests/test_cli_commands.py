@@ -213,7 +213,7 @@ def test_compose_refuses_more_than_fits_into_memory(
     assert (code, out) == (
         2,
         "",
-    ) and "memory: GiB: needs 8.0 (volume 8.0); try --resolution 256 (" in err
+    ) and "memory: GiB: needs 8.1 (volume 8.0, program 0.1); try --resolution 250 (" in err
     assert [p.name for p in tmp_path.iterdir()] == ["scene"]
 
 

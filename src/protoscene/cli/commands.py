@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 COMPOSE_BYTES = 64
 """For each voxel: four float32 channels as composed, clamped, encoded and read back."""
+COMPOSE_LEAST = 2**26
+"""However few voxels: compiled code and what libraries take when they are first used."""
 FROM_DATA = "(default: from the data)"
 
 
@@ -164,7 +166,8 @@ class Compose(Common):
             scene = load_scene(self.scene)
             check_time(scene, self.time, "command line", "--time")
             n_voxels = self.resolution**3 if self.resolution else scene.grid.n_voxels
-            require({"volume": n_voxels * COMPOSE_BYTES}, resolution_within)
+            plan = {"volume": n_voxels * COMPOSE_BYTES, "program": COMPOSE_LEAST}
+            require(plan, resolution_within)
             check_disk_space(self.output, n_voxels * 16)
             volume = scene.compose(self.time, self.resolution)
             write_file(self.output, volume_bytes(volume, self.output.suffix))
@@ -261,7 +264,7 @@ class View(Reading):
 
 def resolution_within(available: int) -> str:
     """Advice: the largest volume that takes no more bytes."""
-    return f"try --resolution {int((available / COMPOSE_BYTES) ** (1 / 3) + 1e-9)}"
+    return f"try --resolution {int((max(available - COMPOSE_LEAST, 0) / COMPOSE_BYTES) ** (1 / 3))}"
 
 
 def check_time(scene: Scene, time: float, file: object, field: str) -> None:
