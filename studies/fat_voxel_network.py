@@ -49,9 +49,7 @@ def piece(lesson: Lesson, random: np.random.Generator, batch_row: int) -> tuple[
     middle = middle + random.uniform(-WINDOW / 4, WINDOW / 4, 2)
     depth, wide = rgba.shape[1], math.ceil(WINDOW * 0.71) * 2 + 2
     corner = np.floor(middle).astype(int) - wide // 2
-    padded = F.pad(rgba, (wide, wide, wide, wide))
-    x, y = (corner + wide).tolist()
-    around = padded[:, :, max(y, 0) : max(y, 0) + wide, max(x, 0) : max(x, 0) + wide]
+    around = _cut(rgba, corner, wide)
     tinted = torch.cat([around[:3] * around[3:], around[3:]])
     turned = posed(tinted[None], torch.tensor([yaw]), torch.ones(1), None, (depth, WINDOW, WINDOW))[
         0
@@ -75,6 +73,14 @@ def piece(lesson: Lesson, random: np.random.Generator, batch_row: int) -> tuple[
         torch.from_numpy(turn[rows]).float(),
         torch.from_numpy(place[rows] - cell[rows] - 0.5).float(),
     )  # fmt: skip
+
+
+def _cut(rgba: Tensor, corner: np.ndarray, wide: int) -> Tensor:
+    """``wide``² columns from ``corner`` x y on, nothing where the volume has ended."""
+    low, high = np.maximum(corner, 0), np.minimum(corner + wide, rgba.shape[:1:-1])
+    inner = rgba[:, :, low[1] : high[1], low[0] : high[0]]
+    (left, front), (right, back) = (low - corner).tolist(), (corner + wide - high).tolist()
+    return F.pad(inner, (left, right, front, back))
 
 
 def padded_height(rgba: Tensor) -> Tensor:

@@ -38,9 +38,9 @@ class Options:
 
     rooms: tuple[int, ...] = (100, 101, 102, 103)
     tests: tuple[int, ...] = (20, 21, 22)
-    passes: int = 3
+    passes: int = 2
     size: int = 256
-    steps: int = 120
+    steps: int = 100
     """Of the network, in all its seeds; 0: none."""
     seeds: tuple[int, ...] = (0,)
     """Of the network."""

@@ -38,7 +38,7 @@ class Options:
 
     rooms: tuple[int, ...] = (100, 101, 102, 103)
     tests: tuple[int, ...] = (20, 21, 22)
-    passes: int = 3
+    passes: int = 2
     size: int = 256
     full: bool = False
     """Many rooms, for a larger machine."""

@@ -21,6 +21,9 @@ from protoscene.gains import seen_channels
 YAWS = 128
 SCALE_STEP = 1.02
 SCALES = (-4, 3)
+TINT = 2.0
+"""Colours are that many times as far apart as :mod:`protoscene.gains` has them: a part's colours
+are all that tells some ways to lay it apart, and what is laid wrong blurs it."""
 
 
 @numba.njit(cache=True)
@@ -133,7 +136,8 @@ def _covered(shape, part, pose):  # type: ignore[no-untyped-def]
 
 def left_of(rgba: Float[Tensor, "4 z y x"]) -> Float[np.ndarray, "z y x 6"]:
     """The field of a volume of which nothing is explained."""
-    seen = seen_channels(rgba[None], torch.ones(1, *rgba.shape[1:]))[0]
+    tinted = torch.cat([TINT * rgba[:3], rgba[3:]])
+    seen = seen_channels(tinted[None], torch.ones(1, *rgba.shape[1:]))[0]
     return seen.movedim(0, -1).contiguous().numpy()
 
 

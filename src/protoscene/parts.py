@@ -29,17 +29,19 @@ from protoscene.volume import Volume
 @dataclass(frozen=True)
 class Size:
     """Parts of ``side``³ voxels: at most ``count`` of them. Each is laid where it explains at least
-    ``least`` voxels, and the share ``fit`` of what is under it."""
+    ``least`` voxels, and the share ``fit`` of what is under it; ``strict`` while learning, so that
+    unlike things do not become one part."""
 
     side: int
     count: int
     least: float
     fit: float
+    strict: float
 
 
 WORTH = 4
 """So many times what a find must explain must be left where a new part is made."""
-SIZES = (Size(32, 80, 600, 0.85), Size(16, 176, 24, 0.5))
+SIZES = (Size(32, 80, 600, 0.7, 0.85), Size(16, 176, 24, 0.4, 0.65))
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +117,7 @@ def learn(
             field = left_of(volume)
             for s, size in enumerate(sizes):
                 if len(rgba[s]):
-                    found = pursue(field, Templates(rgba[s]), size.least, size.fit, tallies[s])
+                    found = pursue(field, Templates(rgba[s]), size.least, size.strict, tallies[s])
                     used[s] += np.bincount(found.which, minlength=len(rgba[s]))
                 if number < passes - 1:
                     new, tally, count = grow(field, size, size.count - len(rgba[s]))
@@ -143,7 +145,7 @@ def grow(
         part = content(window(field, pose, size.side)[None])
         tally = np.zeros((1, *part.shape[2:], 6))
         least = WORTH / 2 * size.least
-        found = pursue(field, Templates(part), least, size.fit, tally, rounds=1, patience=6)
+        found = pursue(field, Templates(part), least, size.strict, tally, rounds=1, patience=6)
         if len(found.which):
             made.append(part)
             tallies.append(tally)

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from protoscene.gains import posed, templates
-from protoscene.laid import YAWS, covered, explain, refined, window
+from protoscene.laid import TINT, YAWS, covered, explain, refined, window
 
 LOOKED_YAWS = 32
 """Of ``YAWS`` are searched; the rest is found by refining."""
@@ -46,7 +46,7 @@ def _pooled(field, f):  # type: ignore[no-untyped-def]
 
 
 def _weights(rgba: Float[Tensor, "n 4 z y x"]) -> Float[Tensor, "n 6 z y x"]:
-    return templates(torch.cat([rgba[:, :3] * rgba[:, 3:], rgba[:, 3:]], dim=1))
+    return templates(torch.cat([TINT * rgba[:, :3] * rgba[:, 3:], rgba[:, 3:]], dim=1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +72,7 @@ class Templates:
     def __init__(self, rgba: Float[Tensor, "K 4 p q r"]) -> None:
         self.rgba, self.side = rgba, rgba.shape[-1]
         self.factor = self.side // POOLED
-        tinted = torch.cat([rgba[:, :3] * rgba[:, 3:], rgba[:, 3:]], dim=1)
+        tinted = torch.cat([TINT * rgba[:, :3] * rgba[:, 3:], rgba[:, 3:]], dim=1)
         pooled = F.avg_pool3d(tinted, self.factor)
         k = len(rgba)
         yaw = torch.arange(LOOKED_YAWS).repeat(k) * (2 * math.pi / LOOKED_YAWS)
@@ -261,7 +261,7 @@ def content(tally: Float[np.ndarray, "K p q r 6"]) -> Float[Tensor, "K 4 p q r"]
     the mean colour."""
     seen = torch.from_numpy(tally).float().movedim(-1, 1)
     solid = (seen[:, :1] > seen[:, 1:2]).float()
-    colour = seen[:, 2:5] / seen[:, :1].clamp(min=1e-6)
+    colour = seen[:, 2:5] / (TINT * seen[:, :1]).clamp(min=1e-6)
     return torch.cat([colour.clamp(0, 1) * solid, solid], dim=1)
 
 
