@@ -4,9 +4,9 @@
 
 Rooms come as shares of 64³ voxels that are solid. It learns from what is solid at one point of each
 voxel, 64³ points a room, on a raster that is shifted by part of a voxel, differently in each room;
-nothing finer is shown to it. Judged by 128³ voxels, solid where half of them is, and by those of
-256³, of rooms not seen before, beside trilinear interpolation of the same shares. In the same
-training the generator learns cells half as large, see coarse_to_fine.py.
+nothing finer is shown to it. Judged by the voxels of 256³, and of 128³, solid where half of the
+finer ones in them are, of rooms not seen before, beside trilinear interpolation of the same shares.
+In the same training the generator learns cells half as large, see coarse_to_fine.py.
 """
 
 from __future__ import annotations
@@ -270,23 +270,28 @@ def unblended(fields: Fields) -> Fields:
 
 @torch.no_grad()
 def judged(network: FieldGenerator, options: Options) -> dict[str, dict[str, float]]:
-    """{way at a resolution: figures}, means over rooms."""
+    """{way at a resolution: figures}, means over rooms. The coarser voxels are judged by the finer
+    ones in them, as the truth is; "asked once": by their middles alone."""
     rows: dict[str, list[dict[str, float]]] = {}
     for seed in options.test:
         whole = solid_room(seed, options.size)
-        share = shares(whole, 4)
-        fields = network(share)
-        for times in (2, 4):
-            truth = coarser(whole, 4 // times)
-            said, plain = network.decode(fields, times), interpolated(share, times)
-            ways = {"interpolated, at .4": figures(plain, truth, 0.4)}
-            answers = {"interpolated": plain, "networks": said}
-            if times == 2:
-                answers["networks, not blended"] = network.decode(unblended(fields), times)
-            for way, rgba in answers.items():
-                ways[way] = figures(rgba, truth) | {"seam": seam(rgba[3], times)}
-            for way, found in ways.items():
-                rows.setdefault(f"{way}, {truth.shape[-1]}³", []).append(found)
+        half, share = coarser(whole, 2), shares(whole, 4)
+        fields, plain = network(share), interpolated(share, 4)
+        for way, rgba, at in (
+            ("interpolated", plain, 0.5),
+            ("interpolated, at .4", plain, 0.4),
+            ("networks", network.decode(fields, 4), 0.5),
+        ):
+            found = figures(rgba, whole, at) | {"seam": seam(rgba[3], 4)}
+            rows.setdefault(f"{way}, {options.size}³", []).append(found)
+            found = figures(coarser(torch.cat([rgba[:3], (rgba[3:] > at).float()]), 2), half)
+            del found["colour, dB"]  # there is none where nothing is said to be
+            rows.setdefault(f"{way}, {options.size // 2}³", []).append(found)
+        for way, asked in (("asked once", fields), ("asked once, not blended", unblended(fields))):
+            once = network.decode(asked, 2)
+            rows.setdefault(f"{way}, {options.size // 2}³", []).append(
+                figures(once, half) | {"seam": seam(once[3], 2)}
+            )
     return {
         way: {name: float(np.mean([row[name] for row in each])) for name in each[0]}
         for way, each in rows.items()
