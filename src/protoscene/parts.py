@@ -105,10 +105,11 @@ def code_bits(code: Finds, parts: Parts, shape: tuple[int, int, int], stride: in
 
 
 def learn(
-    volumes: Sequence[Float[Tensor, "4 z y x"]], sizes: Sequence[Size] = SIZES, passes: int = 3
+    volumes: Sequence[Float[Tensor, "4 _ _ _"]], sizes: Sequence[Size] = SIZES, passes: int = 3
 ) -> Parts:
-    """A dictionary of the volumes, by ``passes`` of hard EM; in all but the last, parts that are
-    used less than twice make room for what is not explained."""
+    """A dictionary of the volumes, by ``passes`` of hard EM. In all but the last pass what is not
+    explained makes new parts; after each, parts that nothing uses are dropped, and up to the last
+    two passes those that are used once."""
     rgba = [torch.zeros(0, 4, *[size.side] * 3) for size in sizes]
     for number in range(passes):
         tallies = [np.zeros((len(own), *own.shape[2:], 6)) for own in rgba]

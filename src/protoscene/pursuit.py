@@ -236,7 +236,7 @@ def proposals(field: Float[np.ndarray, "z y x 6"], parts: Templates, stride: int
 
 def claims(
     field: Float[np.ndarray, "z y x 6"],
-    parts: list[Float[Tensor, "4 p q r"]],
+    parts: list[Float[Tensor, "4 _ _ _"]],
     pose: Int[np.ndarray, "n 5"],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What each of n parts, laid, claims: (m,) what a voxel gains by it, whose claim, which voxel
