@@ -24,7 +24,7 @@ def number(cell: str) -> float:
 def test_rooms_are_finer_than_their_interpolation(study: Study, tmp_path, capsys) -> None:
     implicit = study("implicit")
     options = implicit.Options(
-        seeds=(0,), test=(0,), rooms=2, steps=40, points=512, size=128, features=16, width=16,
+        seeds=(0,), test=(0,), rooms=24, steps=120, points=512, size=128, features=16, width=16,
         out=tmp_path,
     )  # fmt: skip
     implicit.main(options)
