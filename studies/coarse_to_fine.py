@@ -24,10 +24,8 @@ from results_page import write_between_markers
 from static_scenes import seen_from_above
 from torch import Tensor
 
-from protoscene.networks.hypernet import SURFACE, FieldGenerator, mixed_cells
+from protoscene.networks.hypernet import STRIDE, SURFACE, WINDOW, FieldGenerator, mixed_cells
 
-WINDOW, STRIDE = 8, 4
-"""Voxels within which a cell's network answers, and along the cell's side."""
 NEEDED = 4.0
 """Voxels' worth by which interpolation is wrong where a coarse network is made."""
 
