@@ -31,16 +31,3 @@ def test_routing(study, tmp_path, capsys) -> None:
     shot, routed = numbers(out, "one shot"), numbers(out, "routing, 3 rounds")
     assert 0 < routed[4] < shot[4]  # who competes, lays fewer
     assert routed[0] > 0.3
-
-
-def test_capsules(study, tmp_path, capsys) -> None:
-    capsules = study("capsules")
-    capsules.main(
-        capsules.Options(
-            rooms=(0,), tests=(1,), seeds=(0,), steps=3, size=128, codes=16, out=tmp_path
-        )
-    )
-    out = capsys.readouterr().out
-    posed, cells = numbers(out, "place and yaw"), numbers(out, "no pose, cells")
-    assert posed[1] > cells[1] and posed[2] > cells[2]
-    assert (tmp_path / "capsules.png").is_file()
