@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -23,7 +24,7 @@ from protoscene.gains import (
     unposed,
 )
 from protoscene.joint import boxes, merged, random_prototypes, restarted, squared
-from protoscene.slots import Slots, centres, find, slots_around, slots_of
+from protoscene.slots import Slots, centres, find, slots_around, slots_of, window
 
 
 def blob(side: int = 12, layers: int = 4) -> torch.Tensor:
@@ -226,3 +227,14 @@ def test_finds_may_be_resized() -> None:
     finds = find(shown(blob(), 40, (12, 20, 0.4)), blob(), Looks.of(36), least=10)
     assert finds.resized(2).place[0].tolist() == [2 * v for v in finds.place[0].tolist()]
     assert replace(finds, yaw=finds.yaw + 1)[torch.tensor([0])].yaw[0] == finds.yaw[0] + 1
+
+
+@pytest.mark.parametrize("middle", [(3.0, 2.0), (0.0, 6.0), (-9.0, 2.0), (3.0, 40.0), (8.0, -1.0)])
+def test_a_window_is_zero_beyond_the_volume_however_far(middle: tuple[float, float]) -> None:
+    volume = 1 + torch.arange(2 * 6 * 8.0).reshape(1, 2, 6, 8)
+    seen = window(volume, torch.tensor(middle), 4)
+    for b, a in itertools.product(range(4), range(4)):
+        y, x = int(middle[1]) - 2 + b, int(middle[0]) - 2 + a
+        inside = 0 <= y < 6 and 0 <= x < 8
+        own = volume[:, :, y, x] if inside else torch.zeros(1, 2)
+        assert torch.equal(seen[:, :, b, a], own)

@@ -82,9 +82,14 @@ def slots_around(
 def window(
     volume: Float[Tensor, "c z y x"], middle: Float[Tensor, "2"], side: int
 ) -> Float[Tensor, "c z b a"]:
-    """``side`` (even) columns a side around a corner of voxels, zero beyond the volume."""
-    x, y = (int(v) for v in middle.tolist())
-    padded = F.pad(volume, (side // 2,) * 4)
+    """``side`` (even) columns a side around a corner of voxels, zero beyond the volume, also where
+    the corner lies far beyond it."""
+    padded = F.pad(volume, (side,) * 4)
+    first = (middle + side // 2).long()
+    x, y = (
+        min(max(int(v), 0), n + side)
+        for v, n in zip(first, (volume.shape[3], volume.shape[2]), strict=True)
+    )
     return padded[:, :, y : y + side, x : x + side]
 
 
