@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from moving_boxes import CART_DIMS, Box, cart, record, ring
+from moving_boxes import CART_DIMS, Box, cart, record, recording_of, ring
 from protoscene.background import estimate_background
 from protoscene.cli import main
 from protoscene.errors import Refused
@@ -168,6 +169,14 @@ def test_sweeps_are_refused(recording: Recording, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(Recording, "require_pictures", none)
     with pytest.raises(Refused, match="holds no pictures"):
         parse(recording)
+
+
+def test_poses_that_contradict_the_pictures_are_refused(recording: Recording) -> None:
+    views = [v for i in range(len(recording)) for v in recording.views(i)]
+    cameras = [replace(v.camera, world_from_camera=v.camera.camera_from_world) for v in views]
+    turned = [[replace(v, camera=c)] for v, c in zip(views, cameras, strict=True)]
+    with pytest.raises(Refused, match=r"poses: .*inverted"):
+        parse(recording_of(turned))
 
 
 def test_the_command_writes_a_scene_and_leaves_a_finished_one(

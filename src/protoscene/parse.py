@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 
 from protoscene.backdrop import backdrop
 from protoscene.background import estimate_background
+from protoscene.conventions import require_conventions
 from protoscene.crops import Crops
 from protoscene.detail import PICTURES
 from protoscene.dictionary import Found, Kind, alone, share, vacated
@@ -47,11 +48,12 @@ def parse(
     ``voxel_size`` (m) and ``bounds`` (x0 y0 z0 x1 y1 z1, m) of the grid are chosen from the data
     when left out. Nothing is drawn at random: ``seed`` is only written down.
     ``progress(stage, done, total)`` is called as the work goes on. Every object stands at one pose
-    at all instants. Raises Refused for a recording without pictures or depth, or whose grid does
-    not fit into memory.
+    at all instants. Raises Refused for a recording without pictures or depth, whose units or
+    conventions contradict its pictures, or whose grid does not fit into memory.
     """
     progress = progress or (lambda stage, done, total: None)
     recording.require_pictures()
+    require_conventions(recording)
     grid = choose_grid(recording, voxel_size, bounds)
     require(memory_plan(recording, grid), "try a larger --voxel-size or smaller --bounds")
     made_by: dict[str, str | int] = {
