@@ -131,7 +131,7 @@ def racing(effort: Effort, folder: Path) -> Iterator[Row]:
 def interrupting(effort: Effort, folder: Path) -> Iterator[Row]:
     import interrupts
 
-    trials = max(1, effort.trials // 6)
+    trials = max(2, effort.trials // 6)
     for name in LONG:
         tally, took = interrupts.interrupts(effort.jobs[name], trials, 0, folder)
         note = f"{tally.kills} hit, all over after {took:.1f} s at most"
