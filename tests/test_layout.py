@@ -15,12 +15,12 @@ PACKAGE = ROOT / "src" / "protoscene"
 
 ORDER = re.findall(
     r"\w+",
-    """errors files memory threads buffers lanes geometry boxes volume recording formats conventions check
-observe network_input packing prototypes decoders neural placements motion assign codebook
+    """errors files memory threads buffers lanes geometry boxes volume recording formats conventions
+check observe network_input packing prototypes decoders neural placements motion assign codebook
 compose render losses
 heatmap gains slots joint routing laid pursuit parts
-scene layers surface edit sealed volume_file scene_json store ranks checkpoints training records stages
-background propose follow crops register detail backdrop
+scene layers surface edit sealed volume_file scene_json store ranks checkpoints training
+records stages background propose follow crops register detail backdrop
 pieces symmetry mirror paint colours shape start refine dictionary lidar discover
 standing arrangement grouping
 labels targets samples networks model farm distil learn detect parse truth matching pose_errors
