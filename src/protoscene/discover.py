@@ -162,7 +162,7 @@ def scene_of(
 
 def memory_plan(recording: Recording, grid: Grid) -> dict[str, int]:
     """Bytes that discovery will take besides what the process has already, by what takes them; on
-    three recordings (``benchmarks/bm_memory.py``) the process took from a tenth less to a third more
+    three recordings (``benchmarks/bm_memory.py``) the process took a tenth less to a third more
     than predicted. One of which more moves, or stands on the ground, can take more still."""
     pixels = max(f.camera.width * f.camera.height for f in recording.frames)
     views = max(len(recording.frames_at(i)) for i in range(len(recording)))
