@@ -4,7 +4,7 @@
     python studies/codebook.py --full              # ten times the patches and steps
 
 Patches of 16³ voxels around the surfaces of rooms (128³) are encoded to a vector; the net of which
-this is the code (protoscene.neural.ModulatedField) gives colour and occupancy at positions. Codes
+this is the code (protoscene.neural.CodedField) gives colour and occupancy at positions. Codes
 are the vector itself; the nearest of a codebook learnt jointly (straight through, moving means,
 dead codes reborn); or the nearest of the K means of the free vectors, learnt afterwards. Figures
 are of patches of other rooms.
@@ -31,7 +31,7 @@ from static_scenes import room, room_settings
 from torch import Tensor, nn
 
 from protoscene.codebook import Codebook, perplexity
-from protoscene.neural import ModulatedField, voxel_positions
+from protoscene.neural import CodedField, voxel_positions
 
 PATCH = 16
 RESTART_EVERY, COLOUR, COMMITMENT = 20, 2.0, 0.25
@@ -91,7 +91,7 @@ class PatchCoder(nn.Module):
         for a, b in itertools.pairwise(widths):
             layers += [nn.Conv3d(a, b, 4, stride=2, padding=1), nn.LeakyReLU(0.1)]
         self.encoder = nn.Sequential(*layers, nn.Flatten(), nn.Linear(8 * widths[-1], code_dim))
-        self.field = ModulatedField(code_dim)
+        self.field = CodedField(code_dim)
         self.book = book
 
     def vectors(self, patches: Float[Tensor, "n 4 z y x"]) -> Float[Tensor, "n d"]:

@@ -25,7 +25,7 @@ from solids import View, seen
 from static_scenes import BELOW_M, SIDE_M, room, room_settings, seen_from_above
 from torch import Tensor
 
-from protoscene.networks.fields import Field
+from protoscene.fields import Field
 
 SIDES = 4
 

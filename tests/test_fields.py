@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from protoscene.networks.fields import Field, ModulatedField, position_features
+from protoscene.fields import LEAK, Field, ModulatedField, position_features
 
 
 def test_features_repeat_with_the_period_and_with_no_less() -> None:
@@ -27,30 +27,32 @@ def test_features_are_sines_and_cosines_of_doubled_frequencies() -> None:
 def test_parameters_are_a_network_of_ones_own() -> None:
     """What is meant: each point has its own weights diag(1 + s) W and biases (1 + s) b + t."""
     torch.manual_seed(0)
-    field = ModulatedField(inputs=5, width=4).double()
-    torch.nn.init.normal_(field.out.weight)
+    field = ModulatedField(inputs=5, width=4, depth=3, channels=2).double()
     inputs, parameters = torch.randn(6, 5).double(), torch.randn(6, field.n_parameters).double()
     answers = field(inputs, parameters)
+    assert answers.shape == (6, 2)
     for point, own, answer in zip(inputs, parameters, answers, strict=True):
         h = point
-        for layer, (scale, shift) in zip(field.hidden, own.reshape(2, 2, 4), strict=True):
+        for layer, (scale, shift) in zip(field.hidden, own.reshape(3, 2, 4), strict=True):
             weight = torch.diag(1 + scale) @ layer.weight
-            h = F.relu(weight @ h + (1 + scale) * layer.bias + shift)
+            h = F.leaky_relu(weight @ h + (1 + scale) * layer.bias + shift, LEAK)
         torch.testing.assert_close(answer, field.out.weight @ h + field.out.bias)
+
+
+def test_one_network_answers_at_many_points() -> None:
+    torch.manual_seed(2)
+    field = ModulatedField(inputs=3, width=4)
+    inputs, parameters = torch.randn(2, 7, 3), torch.randn(2, 1, field.n_parameters)
+    each = field(inputs[1], parameters[1].expand(7, -1))
+    torch.testing.assert_close(field(inputs, parameters)[1], each)
 
 
 def test_gradients_reach_inputs_and_parameters() -> None:
     torch.manual_seed(1)
     field = ModulatedField(inputs=3, width=4).double()
-    torch.nn.init.normal_(field.out.weight)
     inputs = torch.randn(3, 3).double().requires_grad_()
     parameters = torch.randn(3, field.n_parameters).double().requires_grad_()
     assert torch.autograd.gradcheck(field, (inputs, parameters))
-
-
-def test_answers_nothing_to_begin_with() -> None:
-    field = ModulatedField(inputs=5, width=4)
-    assert not field(torch.randn(6, 5), torch.randn(6, field.n_parameters)).any()
 
 
 def test_the_same_seed_is_the_same_field_and_leaves_the_global_one_alone() -> None:

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from protoscene.fields import position_features
 from protoscene.geometry import Grid
-from protoscene.networks.fields import position_features
 from protoscene.networks.hypernet import (
     OCTAVES,
     STRIDE,

@@ -9,7 +9,7 @@ import torch
 
 from protoscene.compose import compose
 from protoscene.geometry import Grid
-from protoscene.neural import ModulatedField, NeuralPrototypes, voxel_positions
+from protoscene.neural import CodedField, NeuralPrototypes, voxel_positions
 from protoscene.placements import Placements
 
 GRID = Grid((-0.4, -0.4, -0.4), 0.1, (8, 8, 8))
@@ -52,7 +52,7 @@ def test_finer_voxels_are_the_same_function_asked_more_often() -> None:
 
 
 def test_each_net_has_its_own_function_and_only_its_code_makes_it() -> None:
-    field = ModulatedField(code_dim=5, hidden=8)
+    field = CodedField(code_dim=5, hidden=8)
     codes = torch.randn(3, 5)
     positions = voxel_positions((2, 3, 4)).expand(3, -1, -1)
     logits = field(positions, codes)

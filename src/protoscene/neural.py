@@ -6,59 +6,46 @@ follow. A code is a net: a codebook of codes (:mod:`protoscene.codebook`) is a d
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from protoscene.fields import RGBA, ModulatedField, position_features
 from protoscene.geometry import centred_grid
 from protoscene.prototypes import VoxelPrototypes, one_each
 
 EMPTY = -2.0
 """The logit of occupancy to begin with: most is empty."""
-LEAK = 0.1
-"""Slope of the activations below zero."""
 
 
-class ModulatedField(nn.Module):
-    """f(p; c): rgba logits at positions p in [−1, 1]³ of the net whose code is c.
-
-    Layer l gives h ← leaky(W_l h · (1 + a_l(c)) + b_l(c)), a and b linear in c; h starts as p and
-    sin, cos of π 2^k p, k below ``frequencies``; a last linear layer gives ``channels`` logits.
-    """
+class CodedField(nn.Module):
+    """f(p; c): rgba logits at positions p in [−1, 1]³ of the net whose code is c: a
+    :class:`ModulatedField` of p and its sines and cosines, its parameters linear in c."""
 
     def __init__(
-        self, code_dim: int = 32, hidden: int = 48, layers: int = 3, frequencies: int = 4,
-        channels: int = 4,
+        self, code_dim: int = 32, hidden: int = 48, layers: int = 3, octaves: int = 4,
+        channels: int = RGBA,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.frequencies = frequencies
-        widths = [3 + 6 * frequencies] + [hidden] * layers
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
-        self.modulation = nn.Linear(code_dim, 2 * hidden * layers)
-        self.last = nn.Linear(hidden, channels)
+        self.octaves = octaves
+        self.field = ModulatedField(3 + 6 * octaves, hidden, layers, channels)
+        self.modulation = nn.Linear(code_dim, self.field.n_parameters)
         with torch.no_grad():
-            self.last.bias.zero_()[-1] = EMPTY
+            self.field.out.bias.zero_()[-1] = EMPTY
 
     def forward(
         self, positions: Float[Tensor, "n p 3"], codes: Float[Tensor, "n d"]
     ) -> Float[Tensor, "n p C"]:
         """Logits of n nets at p positions each."""
-        octaves = math.pi * 2.0 ** torch.arange(self.frequencies).to(positions)
-        waves = (positions[..., None] * octaves).flatten(-2)
-        h = torch.cat([positions, waves.sin(), waves.cos()], dim=-1)
-        own = self.modulation(codes)[:, None].chunk(2 * len(self.layers), dim=-1)
-        for n, layer in enumerate(self.layers):
-            h = nn.functional.leaky_relu(layer(h) * (1 + own[2 * n]) + own[2 * n + 1], LEAK)
-        logits: Tensor = self.last(h)
+        inputs = torch.cat([positions, position_features(positions, self.octaves)], dim=-1)
+        logits: Tensor = self.field(inputs, self.modulation(codes)[:, None])
         return logits
 
 
 class NeuralPrototypes(nn.Module):
-    """K codes of one :class:`ModulatedField`; prototype k spans ``shapes[k]`` voxels of its
+    """K codes of one :class:`CodedField`; prototype k spans ``shapes[k]`` voxels of its
     ``voxel_size``, its longest side from −1 to 1.
 
     Called like any dictionary for the voxels to compose, sigmoid(f) at voxel middles, with their
@@ -71,7 +58,7 @@ class NeuralPrototypes(nn.Module):
         voxel_size: float | Sequence[float],
         code_dim: int = 32,
         hidden: int = 48,
-        channels: int = 4,
+        channels: int = RGBA,
         seed: int = 0,
     ) -> None:
         """``shapes`` (nz, ny, nx) of each. The same seed gives the same."""
@@ -81,7 +68,7 @@ class NeuralPrototypes(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.codes = nn.Parameter(torch.randn(len(shapes), code_dim))
-            self.field = ModulatedField(code_dim, hidden, channels=channels)
+            self.field = CodedField(code_dim, hidden, channels=channels)
 
     def __len__(self) -> int:
         return len(self.shapes)

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from protoscene.networks.fields import RGBA, ModulatedField, position_features
+from protoscene.fields import RGBA, ModulatedField, position_features
 
 STRIDE = 4
 """Voxels along a cell's side."""
@@ -62,6 +62,8 @@ class FieldGenerator(nn.Module):
         self.mix = nn.Linear(features, features)
         self.child = nn.Linear(features, 8 * features)
         self.field = ModulatedField(RGBA * NEIGHBOURS + 6 * OCTAVES, width)
+        nn.init.zeros_(self.field.out.weight)
+        nn.init.zeros_(self.field.out.bias)
         self.head = nn.Linear(features, self.field.n_parameters)
 
     def context(self, volumes: Float[Tensor, "b 4 z y x"]) -> Float[Tensor, "b f cz cy cx"]:

@@ -1,7 +1,7 @@
 """Tiny networks that answer what is at a position: colour and occupancy, at any float position.
 
 One network for one scene (:class:`Field`), or one whose hidden layers are scaled and shifted by
-parameters that another network gives for every place (:class:`ModulatedField`).
+parameters of each place's or each prototype's own (:class:`ModulatedField`).
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 RGBA = 4
 """Answers: the logits of red, green, blue and occupancy."""
+LEAK = 0.1
+"""Slope of the modulated layers' activation below zero: no parameters leave a layer silent."""
 
 
 def position_features(
@@ -56,30 +58,28 @@ class Field(nn.Module):
 
 
 class ModulatedField(nn.Module):
-    """Two layers h ← relu((1 + s) · (W h + b) + t) and a linear one; W and b are everybody's, s and
-    t each point's own: the network that is meant there.
-
-    Parameters of 0 are the plain network. To begin with it answers 0, whatever the parameters.
+    """``depth`` layers h ← leaky((1 + s) · (W h + b) + t) and a linear one; W and b are of all, s
+    and t each point's own: the network that is meant there. With 0 it is the plain network.
     """
 
-    def __init__(self, inputs: int, width: int) -> None:
+    def __init__(self, inputs: int, width: int, depth: int = 2, channels: int = RGBA) -> None:
         super().__init__()
-        self.hidden = nn.ModuleList([nn.Linear(inputs, width), nn.Linear(width, width)])
-        self.out = nn.Linear(width, RGBA)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        widths = [inputs, *[width] * depth]
+        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
+        self.out = nn.Linear(width, channels)
 
     @property
     def n_parameters(self) -> int:
-        """How many numbers make a network of one's own: s and t of both layers."""
-        return sum(2 * layer.out_features for layer in self.hidden)  # type: ignore[misc,operator]
+        """How many numbers make a network of one's own: s and t of every layer."""
+        return 2 * len(self.hidden) * self.out.in_features
 
     def forward(
-        self, inputs: Float[Tensor, "n i"], parameters: Float[Tensor, "n m"]
-    ) -> Float[Tensor, "n 4"]:
+        self, inputs: Float[Tensor, "*n i"], parameters: Float[Tensor, "*#n m"]
+    ) -> Float[Tensor, "*n c"]:
+        """``parameters`` s₁ t₁ s₂ t₂ …, broadcast against ``inputs``."""
         h = inputs
-        s1, t1, s2, t2 = parameters.chunk(4, dim=-1)
-        for layer, scale, shift in zip(self.hidden, (s1, s2), (t1, t2), strict=True):
-            h = F.relu(layer(h) * (1 + scale) + shift)
+        own = parameters.chunk(2 * len(self.hidden), dim=-1)
+        for layer, scale, shift in zip(self.hidden, own[::2], own[1::2], strict=True):
+            h = F.leaky_relu(layer(h) * (1 + scale) + shift, LEAK)
         answers: Tensor = self.out(h)
         return answers
