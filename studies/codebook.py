@@ -1,19 +1,21 @@
 """A dictionary of nets: does one of K codes for a patch of a room do as well as a free vector?
 
     python studies/codebook.py                     # 64, 256 and 1024 nets, three seeds
-    python studies/codebook.py --full              # ten times the patches and steps
+    python studies/codebook.py --full              # ten times the patches, forty times the steps
 
-Patches of 16³ voxels around the surfaces of rooms (128³) are encoded to a vector; the net of which
-this is the code (protoscene.neural.CodedField) gives colour and occupancy at positions. Codes
-are the vector itself; the nearest of a codebook learnt jointly (straight through, moving means,
-dead codes reborn); or the nearest of the K means of the free vectors, learnt afterwards. Figures
-are of patches of other rooms.
+Patches of 16³ voxels around the surfaces of rooms (128³) get a vector; the net of which this is the
+code (protoscene.neural.CodedField) gives colour and occupancy at positions. A vector is what an
+encoder makes of a patch, or one is fitted to each patch by gradients. Codes are the vector itself;
+the nearest of a codebook learnt jointly (straight through, moving means, dead codes reborn); or the
+nearest of the K means of all vectors, clustered afterwards. Figures are of patches of other rooms,
+beside the best that the same K nets could do: for each patch the net that is least wrong of it.
 """
 
 from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +23,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import tyro
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from PIL import Image
 from results_page import write_between_markers
 from scipy import ndimage
@@ -37,6 +39,8 @@ PATCH = 16
 RESTART_EVERY, COLOUR, COMMITMENT = 20, 2.0, 0.25
 """Steps between rebirths, what colour counts beside occupancy, and what the distance of a vector
 from its code does."""
+FITTED_RATE, FITTED_STEPS = 0.02, 150
+"""Of the vectors that are fitted: learning rate, and steps for the vector of an unseen patch."""
 
 
 @dataclass
@@ -50,6 +54,9 @@ class Options:
     patches: int = 3072
     test_patches: int = 300
     steps: int = 500
+    fitting: int = 1500
+    """Steps of the nets without an encoder, which are cheaper: each patch's vector has only those
+    steps in which it is drawn."""
     batch: int = 32
     positions: int = 256
     size: int = 128
@@ -108,6 +115,20 @@ def losses(logits: Float[Tensor, "n p 4"], wanted: Float[Tensor, "n p 4"]) -> Fl
     return entropy + COLOUR * (off * full).sum() / full.sum().clamp(min=1)
 
 
+def wrong(
+    field: CodedField,
+    codes: Float[Tensor, "n d"],
+    patches: UInt8[Tensor, "n 4 16 16 16"],
+    n_positions: int,
+    random: torch.Generator,
+) -> Float[Tensor, ""]:
+    """The loss at so many random voxels of each patch."""
+    at = torch.randint(PATCH**3, (len(patches), n_positions), generator=random).to(codes.device)
+    wanted = patches.flatten(2).gather(2, at[:, None].expand(-1, 4, -1)).transpose(1, 2)
+    places = voxel_positions((PATCH,) * 3).to(codes)
+    return losses(field(places[at], codes), wanted.float() / 255)
+
+
 def trained(
     patches: UInt8[Tensor, "n 4 16 16 16"], n_nets: int | None, seed: int, options: Options
 ) -> PatchCoder:
@@ -115,123 +136,225 @@ def trained(
     starts as so many patches' vectors after a tenth of the steps."""
     torch.manual_seed(seed)
     random = torch.Generator().manual_seed(seed)
-    coder = PatchCoder(options.code_dim, None)
+    coder = PatchCoder(options.code_dim, None).to(patches.device)
     optimiser = torch.optim.Adam(coder.parameters(), lr=2e-3)
-    places = voxel_positions((PATCH,) * 3)
     for step in range(options.steps):
         for group in optimiser.param_groups:
             group["lr"] = 2e-3 * (1 - step / options.steps) ** 0.5
         chosen = torch.randint(len(patches), (options.batch,), generator=random)
-        batch = patches[chosen].float() / 255
-        at = torch.randint(PATCH**3, (options.batch, options.positions), generator=random)
-        wanted = batch.flatten(2).gather(2, at[:, None].expand(-1, 4, -1)).transpose(1, 2)
-        vectors = coder.vectors(batch)
+        vectors = coder.vectors(patches[chosen].float() / 255)
         if n_nets is not None and step == options.steps // 10:
-            coder.book = Codebook(all_vectors(coder, patches, n_nets, random))
-        codes, extra = vectors, torch.zeros(())
+            coder.book = Codebook(all_vectors(coder, drawn_patches(patches, n_nets, random)))
+        codes, extra = vectors, vectors.new_zeros(())
         if coder.book is not None:
             codes, which = coder.book(vectors)
             extra = COMMITMENT * F.mse_loss(vectors, coder.book.codes[which])
             coder.book.update(vectors, which)
             if step % RESTART_EVERY == 0 and step < 0.8 * options.steps:
-                many = all_vectors(coder, patches, 4 * options.batch, random)
-                coder.book.restart(many, random)
-        loss = losses(coder.field(places[at], codes), wanted) + extra
+                some = drawn_patches(patches, 4 * options.batch, random)
+                coder.book.restart(all_vectors(coder, some), random)
+        loss = wrong(coder.field, codes, patches[chosen], options.positions, random) + extra
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
     return coder.eval()
 
 
-@torch.no_grad()
-def all_vectors(
-    coder: PatchCoder, patches: UInt8[Tensor, "n 4 16 16 16"], n: int, random: torch.Generator
-) -> Float[Tensor, "n d"]:
-    """The vectors of ``n`` patches, each drawn once if there are as many."""
+def drawn_patches(
+    patches: UInt8[Tensor, "n 4 16 16 16"], n: int, random: torch.Generator
+) -> UInt8[Tensor, "n 4 16 16 16"]:
+    """``n`` of the patches, each once if there are as many."""
     order = torch.randperm(len(patches), generator=random)
-    order = order.repeat(-(-n // len(order)))[:n]
-    return torch.cat([coder.vectors(patches[part].float() / 255) for part in order.split(128)])
+    return patches[order.repeat(-(-n // len(order)))[:n].to(patches.device)]
+
+
+@torch.no_grad()
+def all_vectors(coder: PatchCoder, patches: UInt8[Tensor, "n 4 16 16 16"]) -> Float[Tensor, "n d"]:
+    return torch.cat([coder.vectors(part.float() / 255) for part in patches.split(128)])
+
+
+def fitted(
+    patches: UInt8[Tensor, "n 4 16 16 16"], seed: int, options: Options
+) -> tuple[CodedField, Float[Tensor, "n d"]]:
+    """Nets that are first of all fitted: a field of all, a vector for each patch, by Adam on both,
+    vectors only where their patch is drawn."""
+    torch.manual_seed(seed)
+    random = torch.Generator().manual_seed(seed)
+    field = CodedField(options.code_dim).to(patches.device)
+    vectors = nn.Embedding(len(patches), options.code_dim, sparse=True, device=patches.device)
+    nn.init.zeros_(vectors.weight)
+    own = torch.optim.SparseAdam(list(vectors.parameters()), lr=FITTED_RATE)
+    shared = torch.optim.Adam(field.parameters(), lr=2e-3)
+    for step in range(options.fitting):
+        left = (1 - step / options.fitting) ** 0.5
+        own.param_groups[0]["lr"], shared.param_groups[0]["lr"] = FITTED_RATE * left, 2e-3 * left
+        chosen = torch.randint(len(patches), (options.batch,), generator=random).to(patches.device)
+        own.zero_grad()
+        shared.zero_grad()
+        wrong(field, vectors(chosen), patches[chosen], options.positions, random).backward()
+        own.step()
+        shared.step()
+    return field.requires_grad_(False), vectors.weight.detach()
+
+
+def fitted_vectors(
+    field: CodedField, patches: UInt8[Tensor, "n 4 16 16 16"], options: Options
+) -> Float[Tensor, "n d"]:
+    """The vectors of patches that the field has not seen, by Adam from 0."""
+    random = torch.Generator().manual_seed(0)
+    vectors = torch.zeros(len(patches), options.code_dim, device=patches.device).requires_grad_()
+    optimiser = torch.optim.Adam([vectors], lr=FITTED_RATE)
+    for step in range(FITTED_STEPS):
+        optimiser.param_groups[0]["lr"] = FITTED_RATE * (1 - step / FITTED_STEPS) ** 0.5
+        optimiser.zero_grad()
+        wrong(field, vectors, patches, options.positions, random).backward()
+        optimiser.step()
+    return vectors.detach()
 
 
 @dataclass(frozen=True)
 class Figure:
-    """Mean IoU of occupancy, mean colour PSNR (dB) where it is full, and codes in even use."""
+    """Mean IoU of occupancy, the same if each patch had the net that is least wrong of it, mean
+    colour PSNR (dB) where it is full, and codes in even use."""
 
     iou: float
+    best: float
     psnr: float
     used: float
 
 
 @torch.no_grad()
-def measured(
-    coder: PatchCoder, book: Codebook | None, patches: UInt8[Tensor, "n 4 16 16 16"]
-) -> tuple[Figure, Float[Tensor, "n 4 16 16 16"]]:
-    """The figures on whole patches, and the patches as the nets give them."""
-    places = voxel_positions((PATCH,) * 3)[None]
-    given, chosen = [], []
-    for part in patches.split(32):
-        codes = coder.vectors(part.float() / 255)
-        if book is not None:
-            codes, which = book(codes)
-            chosen.append(which)
-        logits = coder.field(places.expand(len(part), -1, -1), codes)
-        given.append(torch.sigmoid(logits).transpose(1, 2).reshape(part.shape))
-    ours, true = torch.cat(given), patches.float() / 255
+def drawn(field: CodedField, codes: Float[Tensor, "n d"]) -> Float[Tensor, "n 4 16 16 16"]:
+    """Logits on whole patches."""
+    places = voxel_positions((PATCH,) * 3).to(codes)[None]
+    logits = [field(places.expand(len(c), -1, -1), c).transpose(1, 2) for c in codes.split(32)]
+    return torch.cat(logits).unflatten(2, (PATCH,) * 3)
+
+
+def least_wrong(
+    nets: Float[Tensor, "K 4 16 16 16"], patches: UInt8[Tensor, "n 4 16 16 16"]
+) -> Int[Tensor, " n"]:
+    """Which of K nets, given as logits, has the least of :func:`losses` on each whole patch."""
+    wanted = patches.flatten(2).float() / 255
+    full = wanted[:, 3]
+    logit = nets[:, 3].flatten(1)
+    entropy = F.softplus(logit).mean(dim=1) - full @ logit.T / PATCH**3
+    colour = nets[:, :3].flatten(2).sigmoid()
+    # (a - b)² = a² - 2 a b + b², and b² is every net's.
+    off = full @ colour.square().mean(dim=1).T
+    off -= 2 / 3 * (wanted[:, :3] * full[:, None]).flatten(1) @ colour.flatten(1).T
+    return (entropy + COLOUR * off / full.sum(dim=1).clamp(min=1)[:, None]).argmin(dim=1)
+
+
+def judged(
+    logits: Float[Tensor, "n 4 16 16 16"], patches: UInt8[Tensor, "n 4 16 16 16"]
+) -> tuple[float, float]:
+    """Mean IoU, and dB of colour."""
+    ours, true = logits.sigmoid(), patches.float() / 255
     a, b = ours[:, 3] > 0.5, true[:, 3] > 0.5
     iou = (a & b).flatten(1).sum(1) / (a | b).flatten(1).sum(1).clamp(min=1)
     error = ((ours[:, :3] - true[:, :3]) ** 2).mean(dim=1)[b].mean()
-    used = perplexity(torch.cat(chosen), len(book)) if book is not None else float("nan")
-    return Figure(float(iou.mean()), float(-10 * torch.log10(error)), used), ours
+    return float(iou.mean()), float(-10 * torch.log10(error))
+
+
+def measured(
+    field: CodedField,
+    vectors: Float[Tensor, "n d"],
+    book: Codebook | None,
+    patches: UInt8[Tensor, "n 4 16 16 16"],
+) -> tuple[Figure, Float[Tensor, "n 4 16 16 16"]]:
+    """The figures on whole patches of these vectors, and the patches as the nets give them."""
+    if book is None:
+        logits = drawn(field, vectors)
+        iou, psnr = judged(logits, patches)
+        return Figure(iou, iou, psnr, float("nan")), logits.sigmoid()
+    nets, which = drawn(field, book.codes), book.nearest(vectors)
+    iou, psnr = judged(nets[which], patches)
+    best, _ = judged(nets[least_wrong(nets, patches)], patches)
+    return Figure(iou, best, psnr, perplexity(which, len(book))), nets[which].sigmoid()
+
+
+def clustered(vectors: Float[Tensor, "n d"], n: int, seed: int) -> Codebook:
+    means = kmeans2(vectors.cpu().numpy(), n, minit="++", seed=seed)[0]
+    return Codebook(torch.from_numpy(means).to(vectors))
+
+
+Way = tuple[str, CodedField, Float[Tensor, "n d"], Codebook | None]
+"""A row of the table: its name, the field, the vectors of the patches to judge, the nets."""
+
+
+def ways(
+    train: UInt8[Tensor, "n 4 16 16 16"],
+    test: UInt8[Tensor, "m 4 16 16 16"],
+    seed: int,
+    options: Options,
+) -> Iterator[Way]:
+    free = trained(train, None, seed, options)
+    seen, asked = (all_vectors(free, patches) for patches in (train, test))
+    yield "encoded", free.field, asked, None
+    field, own = fitted(train, seed, options)
+    found = fitted_vectors(field, test, options)
+    yield "fitted", field, found, None
+    for n in options.nets:
+        yield f"encoded, then {n} clusters", free.field, asked, clustered(seen, n, seed)
+        yield f"fitted, then {n} clusters", field, found, clustered(own, n, seed)
+        joint = trained(train, n, seed, options)
+        yield f"{n} learnt jointly", joint.field, all_vectors(joint, test), joint.book
 
 
 def main(options: Options) -> dict[str, list[Figure]]:
     if options.full:
         options.patches, options.steps, options.batch = 30_000, 20_000, 128
+        options.fitting = 60_000
+    device = "cuda" if options.full and torch.cuda.is_available() else "cpu"
     random = np.random.default_rng(0)
-    train = patches_of(options.rooms, options.patches, options.size, random)
-    test = patches_of(options.test_rooms, options.test_patches, options.size, random)
+    train = patches_of(options.rooms, options.patches, options.size, random).to(device)
+    test = patches_of(options.test_rooms, options.test_patches, options.size, random).to(device)
     figures: dict[str, list[Figure]] = {}
     strips = [test[:24].float() / 255]
     start = time.process_time()
     for seed in options.seeds:
-        free = trained(train, None, seed, options)
-        found, shown = measured(free, None, test)
-        figures.setdefault("no codebook", []).append(found)
-        strips += [shown[:24]] if seed == options.seeds[-1] else []
-        vectors = all_vectors(free, train, len(train), torch.Generator().manual_seed(seed))
-        for n in options.nets:
-            means = kmeans2(vectors.numpy(), n, minit="++", seed=seed)[0]
-            joint = trained(train, n, seed, options)
-            for name, coder, book in (
-                (f"{n} separate", free, Codebook(torch.from_numpy(means))),
-                (f"{n} joint", joint, joint.book),
-            ):
-                found, shown = measured(coder, book, test)
-                figures.setdefault(name, []).append(found)
-                strips += [shown[:24]] if seed == options.seeds[-1] else []
-                print(seed, name, found, f"{time.process_time() - start:.0f} s", flush=True)
+        for name, field, vectors, book in ways(train, test, seed, options):
+            found, shown = measured(field, vectors, book, test)
+            figures.setdefault(name, []).append(found)
+            strips += [shown[:24]] if seed == options.seeds[-1] else []
+            print(seed, name, found, f"{time.process_time() - start:.0f} s", flush=True)
     options.out.mkdir(parents=True, exist_ok=True)
-    rows = [np.concatenate([from_above(patch) for patch in strip], axis=1) for strip in strips]
+    rows = [np.concatenate([from_above(p) for p in strip.cpu()], axis=1) for strip in strips]
     Image.fromarray(np.concatenate(rows)).save(options.out / "codebook.png")
-    text = "### A dictionary of nets\n\n" + table(figures)
+    text = f"### A dictionary of nets\n\n{title(options, time.process_time() - start)}\n\n"
+    text += table(figures)
     print(text)
     if options.results:
         write_between_markers(options.results, "codebook", text)
     return figures
 
 
+def title(options: Options, seconds: float) -> str:
+    rooms, seeds = (", ".join(map(str, some)) for some in (options.test_rooms, options.seeds))
+    return (
+        f"{options.test_patches} patches of rooms {rooms}, learnt from {options.patches} of other "
+        f"rooms; training seeds {seeds}, {seconds:.0f} CPU s in all. Best: each patch had the net "
+        "that is least wrong of it."
+    )
+
+
 def table(figures: dict[str, list[Figure]]) -> str:
     lines = [
-        "| nets | occupancy IoU | of that without | colour PSNR (dB) | nets in use |",
-        "|---|---|---|---|---|",
+        "| nets | occupancy IoU | of that without | best | colour PSNR (dB) | nets in use |",
+        "|---" * 6 + "|",
     ]
-    whole = float(np.mean([f.iou for f in figures["no codebook"]]))
     for name, found in figures.items():
-        ious, psnrs, used = (np.array([getattr(f, a) for f in found])
-                             for a in ("iou", "psnr", "used"))  # fmt: skip
+        whole = figures["fitted" if name.startswith("fitted") else "encoded"]
+        share = np.mean([f.iou for f in found]) / np.mean([f.iou for f in whole])
+        ious, best, psnrs, used = (
+            np.array([getattr(f, a) for f in found]) for a in ("iou", "best", "psnr", "used")
+        )
         in_use = "–" if np.isnan(used).all() else f"{used.mean():.0f}"
-        lines.append(f"| {name} | {ious.mean():.3f} ± {ious.std():.3f} | {ious.mean() / whole:.0%} "
-                     f"| {psnrs.mean():.1f} | {in_use} |")  # fmt: skip
+        lines.append(
+            f"| {name} | {ious.mean():.3f} ± {ious.std():.3f} | {share:.0%} "
+            f"| {best.mean():.3f} | {psnrs.mean():.1f} | {in_use} |"
+        )
     return "\n".join(lines)
 
 
