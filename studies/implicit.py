@@ -215,7 +215,7 @@ def trained(options: Options, seed: int) -> tuple[FieldGenerator, float]:
         save_file(network.state_dict(), weights)
         taken.write_text(f"{time.process_time() - begin:.0f}")
     network.load_state_dict(load_file(weights))
-    return network.eval(), float(taken.read_text())
+    return network.cpu().eval(), float(taken.read_text())
 
 
 def interpolated(share: Float[Tensor, "4 z y x"], times: int) -> Float[Tensor, "4 Z Y X"]:

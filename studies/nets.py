@@ -1,7 +1,6 @@
 """One fit by compose, a dictionary of voxels or of networks in it: one setting.
 
-    python studies/nets.py --prototypes voxels
-    python studies/nets.py --prototypes neural
+    python studies/nets.py --prototypes voxels neural --results docs/results.md
 
 The things of studies/decoders.py, seen from four sides, at known poses: Adam on compose_loss, as
 many steps for both. Prints solid IoU with the true things and the numbers stored; of networks also
@@ -12,6 +11,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -19,6 +19,7 @@ import torch
 import tyro
 from decoders import Case, make_case
 from decoders import Options as CaseOptions
+from results_page import write_between_markers
 from solids import cube, solid
 from torch import nn
 
@@ -29,30 +30,33 @@ from protoscene.placements import Placements
 from protoscene.prototypes import VoxelPrototypes
 from protoscene.synth.things import KINDS, build_thing
 
-RATE = {"voxels": 0.1, "neural": 0.005}
+Kind = Literal["voxels", "neural"]
+RATE: dict[Kind, float] = {"voxels": 0.1, "neural": 0.005}
 
 
 @dataclass
 class Options:
-    """Fits one dictionary."""
+    """Fits one dictionary of each of ``prototypes``."""
 
-    prototypes: Literal["voxels", "neural"] = "neural"
+    prototypes: tuple[Kind, ...] = ("voxels", "neural")
     kinds: tuple[str, ...] = KINDS[:6]
     resolution: int = 24
     steps: int = 150
     seed: int = 0
+    results: Path | None = None
+    """Markdown file whose part about this study is replaced."""
 
 
-def dictionary_of(options: Options, case: Case) -> nn.Module:
+def dictionary_of(kind: Kind, options: Options, case: Case) -> nn.Module:
     """The only line that differs."""
     size, shape = case.grid.voxel_size, case.grid.shape
-    if options.prototypes == "neural":
+    if kind == "neural":
         return NeuralPrototypes([shape] * len(case.true), size, seed=options.seed)
     haze = [torch.from_numpy(0.5 * np.repeat(fused[3:], 4, axis=0)) for fused in case.fused]
     return VoxelPrototypes.from_rgba(haze, size, trainable=True)
 
 
-def fit(dictionary: nn.Module, case: Case, options: Options) -> None:
+def fit(dictionary: nn.Module, case: Case, options: Options, rate: float) -> None:
     n, (nz, ny, nx) = len(case.true), case.grid.shape
     grid = Grid((0.0, *case.grid.origin[1:]), case.grid.voxel_size, (nz, ny, n * nx))
     trust = np.where(np.concatenate(case.known, axis=-1), np.float32(1), np.float32(0.1))
@@ -60,7 +64,7 @@ def fit(dictionary: nn.Module, case: Case, options: Options) -> None:
     centre = torch.zeros(n, 3)
     centre[:, 0] = (torch.arange(n) + 0.5) * case.grid.size_m[0]
     placements = Placements(torch.arange(n), centre)
-    optimiser = torch.optim.Adam(dictionary.parameters(), lr=RATE[options.prototypes])
+    optimiser = torch.optim.Adam(dictionary.parameters(), lr=rate)
     for _ in range(options.steps):
         optimiser.zero_grad()
         compose_loss(dictionary(), placements, grid, target, mse=0, bce=1)["loss"].backward()
@@ -78,18 +82,44 @@ def iou(prototypes: VoxelPrototypes, true: list[np.ndarray]) -> float:
     return float(np.mean(found))
 
 
-def main(options: Options) -> dict[str, float]:
-    case_options = CaseOptions(kinds=options.kinds, resolution=options.resolution)
-    case = make_case(case_options, 4, options.seed)
-    dictionary = dictionary_of(options, case)
+def fitted(kind: Kind, options: Options, case: Case) -> dict[str, float]:
+    dictionary = dictionary_of(kind, options, case)
     begin = time.process_time()
-    fit(dictionary, case, options)
+    fit(dictionary, case, options, RATE[kind])
     found = {"CPU s": time.process_time() - begin, "IoU": iou(dictionary(), case.true)}
     if isinstance(dictionary, NeuralPrototypes):
         found["IoU, twice as fine"] = iou(dictionary(2), finer(options))
     found["numbers stored"] = sum(p.numel() for p in dictionary.parameters())
-    print(options.prototypes, {name: round(value, 3) for name, value in found.items()})
     return found
+
+
+def main(options: Options) -> dict[str, dict[str, float]]:
+    case_options = CaseOptions(kinds=options.kinds, resolution=options.resolution)
+    case = make_case(case_options, 4, options.seed)
+    rows: dict[str, dict[str, float]] = {}
+    for kind in options.prototypes:
+        rows[kind] = fitted(kind, options, case)
+        print(kind, {name: round(value, 3) for name, value in rows[kind].items()})
+    if options.results:
+        write_between_markers(options.results, "nets", table(rows, options))
+    return rows
+
+
+def table(rows: dict[str, dict[str, float]], options: Options) -> str:
+    lines = [
+        f"{len(options.kinds)} things at {options.resolution}³ seen from four sides, "
+        f"{options.steps} steps by compose_loss; solid IoU with the true things.",
+        "",
+        "| prototypes | IoU | on voxels twice as fine | numbers stored | CPU s |",
+        "|---" * 5 + "|",
+    ]
+    for kind, found in rows.items():
+        twice = found.get("IoU, twice as fine")
+        lines.append(
+            f"| {kind} | {found['IoU']:.3f} | {'–' if twice is None else f'{twice:.3f}'} | "
+            f"{found['numbers stored']:.0f} | {found['CPU s']:.0f} |"
+        )
+    return "\n".join(lines)
 
 
 def finer(options: Options) -> list[np.ndarray]:

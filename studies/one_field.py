@@ -41,9 +41,20 @@ class Options:
     octaves: tuple[int, ...] = (0, 7)
     """Frequencies of the positional encoding; a row each."""
     width: int = 96
+    full: bool = False
+    """Settings for a graphics card: finer rooms, a larger network, more steps."""
     out: Path = Path("build/one_field")
     results: Path | None = None
     """Markdown file whose part about this study is replaced."""
+
+    def __post_init__(self) -> None:
+        if self.full:
+            self.size, self.width, self.octaves = 256, 256, (0, 9)
+            self.steps, self.points = 5000, 1 << 16
+
+    @property
+    def device(self) -> str:
+        return "cuda" if self.full and torch.cuda.is_available() else "cpu"
 
 
 def middles(size: int) -> Float[Tensor, "n 3"]:
@@ -61,7 +72,7 @@ def fit_field(view: View, options: Options, octaves: int, seed: int) -> Field:
     beside = free & binary_dilation(solid, iterations=2)
     kinds = [torch.from_numpy(np.flatnonzero(kind)) for kind in (solid, beside, free)]
     counts = [options.points // 2, 2 * options.points // 5, options.points // 10]
-    field = Field(octaves, options.width, seed=seed)
+    field = Field(octaves, options.width, seed=seed).to(options.device)
     optimiser = torch.optim.Adam(field.parameters(), lr=5e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, options.steps)
     draw = torch.Generator().manual_seed(seed)
@@ -71,7 +82,7 @@ def fit_field(view: View, options: Options, octaves: int, seed: int) -> Field:
             kind[torch.randint(len(kind), (n,), generator=draw)]
             for kind, n in zip(kinds, counts, strict=True)
         ])  # fmt: skip
-        said, true = field(points[some]), rgba[some]
+        said, true = field(points[some].to(options.device)), rgba[some].to(options.device)
         colour = (said[:, :3].sigmoid() - true[:, :3]).square().mean(dim=1) * true[:, 3]
         occupied = F.binary_cross_entropy_with_logits(said[:, 3], true[:, 3])
         optimiser.zero_grad()
@@ -83,7 +94,9 @@ def fit_field(view: View, options: Options, octaves: int, seed: int) -> Field:
 
 @torch.no_grad()
 def decoded(field: Field, size: int) -> Float[Tensor, "4 z y x"]:
-    said = torch.cat([field(part).sigmoid() for part in middles(size).split(1 << 16)])
+    device = next(field.parameters()).device
+    parts = middles(size).split(1 << 16)
+    said = torch.cat([field(part.to(device)).sigmoid().cpu() for part in parts])
     return said.T.reshape(4, size, size, size)
 
 

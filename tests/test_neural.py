@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 
 import torch
@@ -73,10 +74,12 @@ def test_the_same_seed_gives_the_same() -> None:
     assert not torch.equal(a, NeuralPrototypes([(2, 2, 2)], 0.1, seed=5)().voxels)
 
 
-def test_one_setting_swaps_voxels_for_networks(study: Callable[[str], ModuleType]) -> None:
-    nets, found = study("nets"), {}
-    for kind in ("voxels", "neural"):
-        options = nets.Options(prototypes=kind, kinds=("crate", "car"), resolution=12, steps=60)
-        found[kind] = nets.main(options)
+def test_one_setting_swaps_voxels_for_networks(
+    study: Callable[[str], ModuleType], tmp_path: Path
+) -> None:
+    nets = study("nets")
+    page = tmp_path / "results.md"
+    found = nets.main(nets.Options(kinds=("crate", "car"), resolution=12, steps=60, results=page))
     assert found["voxels"]["IoU"] > 0.7 and found["neural"]["IoU"] > 0.5
     assert found["neural"]["IoU, twice as fine"] > 0.4
+    assert f"| neural | {found['neural']['IoU']:.3f} |" in page.read_text()
