@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from protoscene.files import write_file
+from protoscene.files import make_folder, write_file
 from protoscene.networks import Detector, Prediction, detection_loss
 from protoscene.observe import Progress
 from protoscene.ranks import Ranks, mean_over_ranks
@@ -135,7 +135,7 @@ def steps_within(
     seconds = _seconds_a_step(deepcopy(detector).to(group.device), samples, group)
     steps = int(group.of_first(max(1.0, SPARE * 60 * minutes / seconds)))
     if group.is_first:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         write_file(file, msgspec.json.encode(_Plan(minutes, steps)))
     return steps
 

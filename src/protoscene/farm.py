@@ -16,7 +16,7 @@ from typing import Any
 from protoscene import __version__
 from protoscene.discover import discover
 from protoscene.errors import Failed, Refused
-from protoscene.files import discard_folder, remove_temporaries
+from protoscene.files import discard_folder, make_folder, remove_temporaries
 from protoscene.observe import Progress
 from protoscene.ranks import Ranks
 from protoscene.recording import Recording
@@ -47,7 +47,7 @@ def discover_all(
         recording.require_pictures()
     places = [folder / str(k) for k in range(len(recordings))]
     if group.is_first:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         remove_temporaries(folder)
     group.of_first(0.0)
     for recording, place in zip(recordings, places, strict=True):

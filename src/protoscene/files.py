@@ -180,6 +180,15 @@ def new_folder(path: Path) -> Iterator[Path]:
         raise
 
 
+def make_folder(path: Path) -> None:
+    """Makes a folder, and those above it that are missing, whose names survive a power cut."""
+    path = path.absolute()
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        _sync_folder(path.parent)
+
+
 def discard_folder(path: Path) -> None:
     """Removes a folder whole, if it is there, and what is left of it where an earlier call was
     killed. A process that is killed meanwhile leaves all of it, or what the next call and

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from protoscene.checkpoints import Identity, check_identity
 from protoscene.errors import Failed, Refused
-from protoscene.files import discard_folder, remove_temporaries
+from protoscene.files import discard_folder, make_folder, remove_temporaries
 from protoscene.records import name_of, packed, unpacked
 from protoscene.sealed import (
     FileEntry,
@@ -82,7 +82,7 @@ class Stages:
         return stage
 
     def _keep(self, place: Path, outcome: Any, tensors: dict[str, Tensor]) -> None:
-        place.parent.mkdir(exist_ok=True)
+        make_folder(place.parent)
 
         def entry(files: dict[str, FileEntry]) -> Stage:
             return Stage(

@@ -34,6 +34,7 @@ from protoscene.checkpoints import (
     versions,
 )
 from protoscene.errors import Failed, Refused
+from protoscene.files import make_folder
 from protoscene.ranks import Ranks, ranks
 
 Batch = Mapping[str, Tensor]
@@ -109,7 +110,7 @@ def fit(
     """
     with ranks() as group, _signals_held() as held, _own_random_numbers(group):
         run = _Run(module.to(group.device), settings, group, held_out)
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         identity = _identity(settings, inputs, group)
         run.restore(folder, identity)
         for batch in _prepared(batches, run.step, settings.steps, group, workers):
