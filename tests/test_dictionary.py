@@ -94,7 +94,8 @@ def test_correlation_is_the_sum_it_stands_for() -> None:
         return Imprint(*((rng.random(shape) < 0.4).astype(np.float32) for _ in range(3)))
 
     fixed, turned = masks(4, 7, 9), masks(3, 4, 5)
-    maps = Correlator(fixed).maps(turned)
+    correlator = Correlator(fixed)
+    maps = correlator.maps(correlator.turned(turned))
     pairs = ((fixed.thick, turned.surface), (fixed.free, turned.surface),
              (fixed.surface, turned.free))  # fmt: skip
     for got, (a, b) in zip(maps, pairs, strict=True):

@@ -125,7 +125,7 @@ class _Turned:
         worths = np.zeros((YAWS, ny, nx))
         for n, one in enumerate(self._imprints):
             whole = max(float(one.surface.sum()), 1.0)
-            worths[n] = worth(*(m / whole for m in correlator.maps(one)), 0.0)
+            worths[n] = worth(*(m / whole for m in correlator.maps(correlator.turned(one))), 0.0)
         peaks = (worths >= ndimage.maximum_filter(worths, 3, mode="wrap")) & (worths > least)
         index = np.argwhere(peaks)[np.argsort(-worths[peaks], kind="stable")]
         corner = index[:, :0:-1].astype(float)

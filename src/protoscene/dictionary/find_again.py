@@ -152,7 +152,7 @@ def _places(own: Portrait, stays: Model, floor: float) -> list[Float[np.ndarray,
     for n in range(YAWS):
         turned = imprint(own.model, small, 2 * np.pi * n / YAWS, _counted(own, cell))
         whole = max(float(turned.surface.sum()), 1.0)
-        confirmed, through, hidden = (m / whole for m in correlator.maps(turned))
+        confirmed, through, hidden = (m / whole for m in correlator.maps(correlator.turned(turned)))
         agreed[n] = shares_agreement(confirmed, through, hidden, 0.0)
     peaks = (agreed >= ndimage.maximum_filter(agreed, (3, 5, 5), mode="wrap")) & (
         agreed > LEAST_PEAK

@@ -167,7 +167,7 @@ def _guesses(a: Portrait, others: list[Portrait], cell: float) -> list[list[np.n
     scores = np.zeros((len(others), YAWS))
     shifts = np.zeros((len(others), YAWS, 2))
     for n in range(YAWS):
-        turned = imprint(a.model, lattice(a), 2 * np.pi * n / YAWS)
+        turned = fixed[0].turned(imprint(a.model, lattice(a), 2 * np.pi * n / YAWS))
         for k, correlator in enumerate(fixed):
             confirmed, through, hidden = correlator.maps(turned)
             worth = confirmed**2 / (confirmed + through + hidden + 1e-6)
