@@ -104,7 +104,7 @@ def fit(
     data, sizes of the network. ``workers`` processes prepare batches. Under torchrun the samples of
     a batch are shared out, and the result is that of one process but for rounding.
 
-    SIGINT and SIGTERM are handed on after the step under way, with a checkpoint saved. Raises
+    SIGINT, SIGTERM and SIGHUP are handed on after the step under way, with a checkpoint saved. Raises
     Refused where the run in ``folder`` was begun with another setting, input or version, naming the
     difference; Failed, before the step, where the loss or its gradient is not finite.
     """
@@ -301,9 +301,13 @@ def _unchanged(batch: Any) -> Any:
 def _end_with_parent(_worker: int) -> None:
     """A worker ends when its parent does, and at once, as it shares its parent's locks; not by the
     signals that reach every process of a terminal or a service."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""By which a run is ended early, with its state saved."""
 
 
 class _Held:
@@ -322,13 +326,13 @@ def _own_random_numbers(group: Ranks) -> Iterator[None]:
 
 @contextmanager
 def _signals_held() -> Iterator[_Held]:
-    """Inside, the first SIGINT or SIGTERM is only noted, and handed on at the end; a second one
-    does at once what it always does."""
+    """Inside, the first signal is only noted, and handed on at the end; a second one does at once
+    what it always does. One that is ignored stays so."""
     held = _Held()
     if threading.current_thread() is not threading.main_thread():  # signals are not ours
         yield held
         return
-    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    before = {n: handler for n in SIGNALS if (handler := signal.getsignal(n)) != signal.SIG_IGN}
 
     def note(number: int, _frame: FrameType | None) -> None:
         held.number = number

@@ -1,6 +1,6 @@
 """The command line: ``protoscene COMMAND``. Results go to stdout, everything else to stderr.
 
-Exit codes: 0 done; 2 refused; 3 failed while running; 130 and 143 interrupted; 70 a bug.
+Exit codes: 0 done; 2 refused; 3 failed while running; 129, 130 and 143 interrupted; 70 a bug.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as one exception, so that everything half-done is taken back.
+"""SIGINT, SIGTERM and SIGHUP as one exception, so that everything half-done is taken back.
 
 An exception out of a signal handler is lost where Python happens to run code that cannot raise
 (a finaliser, a callback of a C library): :func:`check` raises it again, wherever work goes on.
@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-MESSAGES = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+MESSAGES = {
+    signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"
+}  # fmt: skip
 
 _received: list[int] = []
 
@@ -27,9 +29,13 @@ class Interrupted(BaseException):
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Inside, the first signal raises Interrupted and a second one ends the process at once."""
+    """Inside, the first signal raises Interrupted and a second one ends the process at once. Under
+    nohup a closed terminal changes nothing."""
     _received.clear()
-    before = {number: signal.signal(number, _receive) for number in MESSAGES}
+    heeded = set(MESSAGES)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        heeded.remove(signal.SIGHUP)
+    before = {number: signal.signal(number, _receive) for number in heeded}
     try:
         yield
     finally:

@@ -7,7 +7,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from protoscene.cli import interrupts
@@ -36,7 +36,13 @@ def say_json(result: dict[str, Any]) -> None:
 
 def complain(kind: str, problem: str) -> None:
     """``protoscene: KIND: PROBLEM`` on stderr, one line without control characters."""
-    print(printable(f"protoscene: {kind}: {problem}", LONGEST_LINE), file=sys.stderr, flush=True)
+    _mutter(printable(f"protoscene: {kind}: {problem}", LONGEST_LINE))
+
+
+def _mutter(line: str) -> None:
+    """A line on stderr; that nobody reads it (``2>&1 | head``) ends no work."""
+    with suppress(BrokenPipeError):
+        print(line, file=sys.stderr, flush=True)
 
 
 def say_table(heading: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -84,7 +90,7 @@ def progress() -> Iterator[Progress]:
         if stage == stage_now and now < said_at + LINE_SECONDS:
             return
         share = f" {done}/{total}" if stage == stage_now else ""
-        print(f"protoscene: {stage}{share}", file=sys.stderr, flush=True)
+        _mutter(f"protoscene: {stage}{share}")
         stage_now, said_at = stage, now
 
     yield show_line
