@@ -45,6 +45,8 @@ Loss = Callable[[nn.Module, Batch], Mapping[str, Tensor]]
 HeldOut = Callable[[nn.Module], float]
 """How badly a module does on what it was not trained on."""
 Progress = Callable[[str, int, int], None]
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""By which a run is ended early, with its state saved."""
 PR_SET_PDEATHSIG = 1
 """Of Linux's prctl: the signal that a process gets when its parent dies."""
 
@@ -104,8 +106,8 @@ def fit(
     data, sizes of the network. ``workers`` processes prepare batches. Under torchrun the samples of
     a batch are shared out, and the result is that of one process but for rounding.
 
-    SIGINT, SIGTERM and SIGHUP are handed on after the step under way, with a checkpoint saved. Raises
-    Refused where the run in ``folder`` was begun with another setting, input or version, naming the
+    ``SIGNALS`` are handed on after the step under way, with a checkpoint saved. Raises Refused
+    where the run in ``folder`` was begun with another setting, input or version, naming the
     difference; Failed, before the step, where the loss or its gradient is not finite.
     """
     with ranks() as group, _signals_held() as held, _own_random_numbers(group):
@@ -304,10 +306,6 @@ def _end_with_parent(_worker: int) -> None:
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""By which a run is ended early, with its state saved."""
 
 
 class _Held:
