@@ -106,10 +106,10 @@ def read_sealed(folder: Path, json_name: str, noun: str, form: str, kind: type[E
     Raises Refused, naming file and field.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        if folder.exists():
-            refuse_file(folder, noun, f"a {noun}'s folder")
+    if not folder.exists():
         raise Refused(folder, noun, "is missing")
+    if not folder.is_dir():
+        refuse_file(folder, noun, f"a {noun}'s folder")
     file = folder / json_name
     data = read_file(file, noun, MOST_JSON_BYTES)
     header = _decoded(file, data, noun, _Header)
