@@ -15,14 +15,14 @@ from protoscene.background import BINS, Static, estimate_background, subtract
 from protoscene.checkpoints import versions
 from protoscene.conventions import require_conventions
 from protoscene.crops import Crops
-from protoscene.detail import MOST_VOXELS
+from protoscene.detail import MOST_VOXELS, PICTURES
 from protoscene.dictionary import MOST_CELLS, Found, Kind, Portrait, find_again, share, vacated
 from protoscene.errors import Refused
 from protoscene.files import check_disk_space
 from protoscene.follow import follow, merge_fragments
 from protoscene.geometry import Grid, centred_grid
 from protoscene.lidar import Parked, discover_sweeps
-from protoscene.memory import require
+from protoscene.memory import give_back, require
 from protoscene.mirror import mirror_plane
 from protoscene.observe import Progress, choose_grid, observe
 from protoscene.propose import Blob, propose
@@ -37,6 +37,8 @@ from protoscene.volume import Background, Evidence, Outside, Volume
 
 KEEP_SCORE = 0.3
 """What scores less is not listed at all."""
+SCENE_BYTES, STAGE_BYTES = 12 * 2**20, 40 * 2**20
+"""Of prototypes and what lies outside; of the kinds while they are being found."""
 CLASSES = (Thing, Crops, Kind, Portrait, Model, Grid, Found, Background, Volume, Outside, Parked)
 """Of which the stages' outcomes consist."""
 
@@ -72,14 +74,13 @@ def discover(
     if recording.sweeps:
         scene = discover_sweeps(recording, voxel_size, bounds, progress, stages)
         return replace(scene, made_by=made_by)
-    require_conventions(recording)
-    grid = choose_grid(recording, voxel_size, bounds)
-    require(memory_plan(recording, grid), partial(voxel_size_within, recording, grid))
+    grid = grid_that_fits(recording, voxel_size, bounds)
     if work is not None:
         check_disk_space(work, disk_plan(recording, grid))
 
     evidence = observe(recording, grid, progress)
     static = estimate_background(recording, grid, progress)
+    give_back()
     found = stages.outcome("start", lambda: _started(recording, static, progress))
     kinds, background = stages.outcome(
         "share", lambda: _shared(recording, evidence, static, found, seed, progress)
@@ -125,7 +126,9 @@ def _shared(
     """Background and things, refined; and the kinds of things, without their pictures, which nobody
     looks at any more."""
     background = backdrop(recording, evidence, static)
+    give_back()
     refined = refine(found, evidence, background, replace(SETTINGS, seed=seed), progress)
+    give_back()
     kinds = [
         replace(kind, things=tuple(replace(t, crops=None) for t in kind.things))
         for kind in share(refined.things, progress)
@@ -160,22 +163,36 @@ def scene_of(
     )
 
 
+def grid_that_fits(
+    recording: Recording,
+    voxel_size: float | None = None,
+    bounds: tuple[float, float, float, float, float, float] | None = None,
+) -> Grid:
+    """The grid on which the recording is to be explained; arguments as of :func:`discover`. Raises
+    Refused where units or conventions contradict the pictures, or the memory does not suffice."""
+    require_conventions(recording)
+    grid = choose_grid(recording, voxel_size, bounds)
+    require(memory_plan(recording, grid), partial(voxel_size_within, recording, grid))
+    return grid
+
+
 def memory_plan(recording: Recording, grid: Grid) -> dict[str, int]:
-    """Bytes that discovery will take besides what the process has already, by what takes them; on
-    three recordings (``benchmarks/bm_memory.py``) the process took a tenth less to a third more
-    than predicted. One of which more moves, or stands on the ground, can take more still."""
+    """Bytes that discovery will take besides what the process has already, by what takes them: what
+    is kept to the end, and of what a stage takes for a while (``working``) the most that any does:
+    lattices and volumes of a thing, whose sizes are bounded, and the pictures that are fused. Of a
+    recording in which more moves, or less stands on the ground, it is more or less than that."""
     pixels = max(f.camera.width * f.camera.height for f in recording.frames)
     views = max(len(recording.frames_at(i)) for i in range(len(recording)))
     decoded = min(CACHE_BYTES, len(recording.frames) * pixels * 7)
     return {
         "grid": grid.n_voxels * (BINS + 22),
         "evidence": len(recording) * (grid.n_voxels // 4 + 3 * pixels * views // 4),
-        "pictures": max(decoded - recording.cached_bytes, 0) + 40 * pixels * views,
+        "pictures": max(decoded - recording.cached_bytes, 0),
         "blobs": len(recording) * views * pixels * 4,
         "detail": MOST_VOXELS * 16,
         "things": len(recording) * views * pixels * 8,
-        "dictionary": MOST_CELLS * 80,
-        "program": 2**27,
+        "working": MOST_CELLS * 140 + min(PICTURES, len(recording.frames)) * pixels * 8,
+        "program": 100 * 2**20,
     }
 
 
@@ -189,10 +206,17 @@ def voxel_size_within(recording: Recording, grid: Grid, available: int) -> str:
     return "try fewer instants or smaller pictures"
 
 
+def scene_bytes(grid: Grid) -> int:
+    """Bytes that a scene on ``grid`` takes on the disk at most, give or take its prototypes: four
+    float16 channels of the grid, of all finer volumes and of what lies outside."""
+    return 8 * (grid.n_voxels + MOST_VOXELS) + SCENE_BYTES
+
+
 def disk_plan(recording: Recording, grid: Grid) -> int:
-    """Bytes that the stages and the scene are predicted to take on the disk."""
+    """Bytes that the stages and the scene take on the disk: the things' pictures, the background as
+    float32, the kinds with their portraits, and then all of it as a scene."""
     pixels = sum(f.camera.width * f.camera.height for f in recording.frames)
-    return 7 * pixels + 24 * grid.n_voxels + 8 * MOST_VOXELS
+    return 8 * pixels + 16 * (grid.n_voxels + MOST_VOXELS) + STAGE_BYTES + scene_bytes(grid)
 
 
 def propose_all(

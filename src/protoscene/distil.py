@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -13,12 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from protoscene.checkpoints import KEPT
 from protoscene.files import make_folder, write_file
+from protoscene.network_input import CHANNELS
 from protoscene.networks import Detector, Prediction, detection_loss
 from protoscene.observe import Progress
 from protoscene.ranks import Ranks, mean_over_ranks
 from protoscene.recording import Recording
-from protoscene.samples import Sample, Samples, batch
+from protoscene.samples import MOST_PICTURE_BYTES, Sample, Samples, batch
 from protoscene.training import Batches, Fitted, HeldOut, Training, fit
 
 STEPS = 2400
@@ -29,6 +32,10 @@ HELD_OUT = 5
 HELD_OUT_INSTANTS = 32
 CHECKS = 15
 """At least so many checkpoints are made, each with a look at what is held out."""
+ACTIVATION_BYTES = 2**23
+"""Of a sample's features at 32 × 32 cells, and their gradients; more for no input."""
+WORKER_BYTES, PROGRAM_BYTES = 100 * 2**20, 100 * 2**20
+"""Of a worker by itself, and of code that is used first when training."""
 TIMED = 6
 """Steps that are timed, after two others, to see how many fit into the minutes given."""
 SPARE = 0.9
@@ -40,6 +47,38 @@ def a_detector(n_kinds: int, shape: tuple[int, int, int], seed: int) -> Detector
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         return Detector(n_kinds, shape)
+
+
+def memory_plan(
+    recordings: Sequence[Recording], shape: tuple[int, int, int], workers: int
+) -> dict[str, int]:
+    """Bytes that :func:`distil` takes, in all processes, besides what this one has already, by what
+    takes them. ``shape`` (nz, ny, nx) is that of the evidence, ``workers`` prepare it: each keeps
+    pictures of its own, and has two batches ready."""
+    weights = _weight_bytes(shape)
+    decoded = sum(7 * f.camera.width * f.camera.height for r in recordings for f in r.frames)
+    volumes = 4 * CHANNELS * BATCH * math.prod(shape)
+    return {
+        "pictures": max(workers, 1) * min(decoded, MOST_PICTURE_BYTES),
+        # As drawn, moved, padded and rounded; with its gradient's patches.
+        "batches": 3 * volumes + 2 * workers * volumes,
+        # Weights, averages, the best, gradient, Adam's two, and a checkpoint as bytes, twice.
+        "network": 16 * weights + BATCH * ACTIVATION_BYTES,
+        "workers": workers * WORKER_BYTES,
+        "program": PROGRAM_BYTES,
+    }
+
+
+def checkpoint_bytes(shape: tuple[int, int, int]) -> int:
+    """Bytes of the checkpoints that are kept, of the one being written, and of the model's weights:
+    each checkpoint has the weights, averaged, the best, and Adam's two."""
+    return (5 * (KEPT + 1) + 1) * _weight_bytes(shape)
+
+
+def _weight_bytes(shape: tuple[int, int, int]) -> int:
+    with torch.device("meta"):
+        detector = Detector(1, shape)
+    return sum(4 * t.numel() for t in detector.parameters())
 
 
 def distil(

@@ -74,6 +74,7 @@ def _discover_one(
     scene = discover(recording, voxel_size, seed=seed, progress=progress, work=work)
     settings = _settings(voxel_size)
     save_scene(replace(scene, made_by={**scene.made_by, "settings": settings}), place)
+    recording.forget()  # or the pictures of all recordings would stay in memory
     if work.exists():
         discard_folder(work)
 

@@ -208,9 +208,17 @@ def remove_temporaries(folder: Path) -> None:
             _remove(entry)
 
 
+def free_bytes(path: Path) -> int:
+    """What this user may still write to the disk that holds, or would hold, ``path``."""
+    place = Path(path).absolute().parent
+    while not place.exists():  # folders that are made when they are first needed
+        place = place.parent
+    return shutil.disk_usage(place).free
+
+
 def check_disk_space(path: Path, needed: int) -> None:
     """Raises Refused where the disk that would hold ``path`` has less than ``needed`` bytes."""
-    free = shutil.disk_usage(Path(path).absolute().parent).free
+    free = free_bytes(path)
     if needed > free:
         got, expected = f"{free / 2**20:.1f} MiB free", f"at least {needed / 2**20:.1f} MiB"
         raise Refused(path, "output", "not enough room on the disk", got=got, expected=expected)
@@ -226,7 +234,7 @@ def _explain(error: BaseException, temporary: Path, path: Path, needed: int = 0)
         error.filename = str(path)
     if error.errno in FULL and error.strerror == os.strerror(error.errno):
         with suppress(OSError):
-            free = shutil.disk_usage(path.absolute().parent).free
+            free = free_bytes(path)
             wants = f"needs {needed} bytes, " if needed else ""
             error.strerror += f" ({wants}{free} bytes are free)"
 

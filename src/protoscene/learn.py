@@ -10,11 +10,22 @@ from pathlib import Path
 import numpy as np
 
 from protoscene.dictionary import Merged, merge
-from protoscene.distil import STEPS, a_detector, distil, hash_of, steps_within
+from protoscene.discover import disk_plan, grid_that_fits, scene_bytes
+from protoscene.distil import (
+    STEPS,
+    a_detector,
+    checkpoint_bytes,
+    distil,
+    hash_of,
+    memory_plan,
+    steps_within,
+)
 from protoscene.errors import Refused
 from protoscene.farm import discover_all
+from protoscene.files import check_disk_space
 from protoscene.geometry import Grid
 from protoscene.labels import labels_at
+from protoscene.memory import available_bytes, give_back, require
 from protoscene.model import Model
 from protoscene.networks import stride_of
 from protoscene.observe import Progress, choose_grid
@@ -57,14 +68,16 @@ def learn(
 
     ``work`` (made if missing) holds the scenes found, N as ``scenes``/N, and the training's last
     checkpoints: a run that was killed goes on from there to the same model. ``ray`` as in
-    :func:`protoscene.farm.discover_all`; ``workers`` prepare samples. Of five recordings or more
-    every fifth, the last ones, is held out of the training and ends it early.
+    :func:`protoscene.farm.discover_all`; ``workers`` prepare samples, fewer where memory is short.
+    Of five recordings or more every fifth, the last ones, is held out of the training and ends it
+    early.
 
-    Raises Refused where nothing that moved is found, or where ``work`` is of another run; Failed
-    where the training diverges.
+    Raises Refused where nothing that moved is found, where memory or disk will not suffice, or
+    where ``work`` is of another run; Failed where the training diverges.
     """
     work = Path(work)
     with ranks() as group:
+        workers = workers_that_fit(recordings, work, settings, workers)
         scenes = discover_all(
             recordings, work / "scenes", group, settings.voxel_size, settings.seed, ray, progress
         )
@@ -76,6 +89,7 @@ def learn(
         region = choose_grid(recordings[0], None, (0.0, 0.0, 0.0, *size))
         detector = a_detector(len(merged.prototypes), region.shape, settings.seed)
         samples = samples_of(recordings, scenes, merged, region)
+        give_back()
         steps, training = settings.steps, work / "training"
         if settings.minutes is not None:
             steps = steps_within(settings.minutes, detector, samples, training, group)
@@ -93,6 +107,28 @@ def learn(
         },
     )  # fmt: skip
     return model, fitted
+
+
+def workers_that_fit(
+    recordings: Sequence[Recording], work: Path, settings: Learning, workers: int
+) -> int:
+    """How many of the ``workers`` the memory has room for, before anything is discovered: judged
+    by the recording of the most pixels, on whose whole grid training would take the most.
+
+    Raises Refused where it cannot be discovered, where training does not fit without any worker,
+    or the disk that holds ``work`` has no room for the scenes and checkpoints.
+    """
+    for recording in recordings:
+        recording.require_pictures()
+    largest = max(recordings, key=lambda r: sum(f.camera.width * f.camera.height for f in r.frames))
+    grid = grid_that_fits(largest, settings.voxel_size)
+    shape = choose_grid(largest).shape
+    while workers and sum(memory_plan(recordings, shape, workers).values()) > available_bytes():
+        workers -= 1
+    require(memory_plan(recordings, shape, workers), "try fewer recordings, or smaller pictures")
+    stages = disk_plan(largest, grid) - scene_bytes(grid)
+    check_disk_space(work, stages + len(recordings) * scene_bytes(grid) + checkpoint_bytes(shape))
+    return workers
 
 
 def region_size(scenes: Sequence[Scene]) -> tuple[float, float, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import resource
 from collections.abc import Callable
 from pathlib import Path
@@ -44,3 +45,13 @@ def require(parts: dict[str, int], advice: str | Callable[[int], str]) -> None:
         "memory", "GiB", f"needs {needed / GIB:.1f} ({shares}); {advice}",
         f"{there / GIB:.1f} available", f"at least {needed / GIB:.1f}",
     )  # fmt: skip
+
+
+def give_back() -> None:
+    """Hands what was freed back to the system, where the C library can (glibc): it keeps the holes
+    that a stage's arrays left, into which the next stage's larger ones do not fit."""
+    if hasattr(_LIBC, "malloc_trim"):
+        _LIBC.malloc_trim(0)
+
+
+_LIBC = ctypes.CDLL(None)

@@ -11,17 +11,15 @@ from jaxtyping import Bool, Float
 
 from protoscene.backdrop import backdrop
 from protoscene.background import estimate_background
-from protoscene.conventions import require_conventions
 from protoscene.crops import Crops
 from protoscene.detail import PICTURES
 from protoscene.dictionary import Found, Kind, alone, share, vacated
 from protoscene.dictionary.find_again import LEAST, SEEN, verdict
 from protoscene.dictionary.portrait import Portrait, portrait
-from protoscene.discover import memory_plan, scene_of
+from protoscene.discover import grid_that_fits, scene_of
 from protoscene.geometry import centred_grid
 from protoscene.grouping import grouped
-from protoscene.memory import require
-from protoscene.observe import Progress, choose_grid, observe
+from protoscene.observe import Progress, observe
 from protoscene.recording import Recording
 from protoscene.register import Fusion, misfit, total_misfit
 from protoscene.scene import Scene
@@ -53,9 +51,7 @@ def parse(
     """
     progress = progress or (lambda stage, done, total: None)
     recording.require_pictures()
-    require_conventions(recording)
-    grid = choose_grid(recording, voxel_size, bounds)
-    require(memory_plan(recording, grid), "try a larger --voxel-size or smaller --bounds")
+    grid = grid_that_fits(recording, voxel_size, bounds)
     made_by: dict[str, str | int] = {
         "command": "parse", "seed": seed, "recording_sha256": recording.sha256,
     }  # fmt: skip

@@ -24,6 +24,8 @@ from protoscene.observe import ViewStack
 from protoscene.recording import Recording
 from protoscene.targets import targets
 
+MOST_PICTURE_BYTES = 2**29
+"""Pictures kept in memory; what is beyond is read again."""
 SHIFT = 0.1
 """Of the grid's sides: the farthest that a scene is moved over the ground."""
 AWAY = 0.25
@@ -74,7 +76,7 @@ class Samples:
         labels: Sequence[Sequence[Labels]],
         grids: Sequence[Grid],
         stride: int,
-        most_bytes: int = 2**29,
+        most_bytes: int = MOST_PICTURE_BYTES,
         wholes: Sequence[Grid] = (),
     ) -> None:
         if not len(recordings) == len(labels) == len(grids):

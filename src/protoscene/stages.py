@@ -16,6 +16,7 @@ from torch import Tensor
 from protoscene.checkpoints import Identity, check_identity
 from protoscene.errors import Failed, Refused
 from protoscene.files import discard_folder, make_folder, remove_temporaries
+from protoscene.memory import give_back
 from protoscene.records import name_of, packed, unpacked
 from protoscene.sealed import (
     FileEntry,
@@ -67,6 +68,8 @@ class Stages:
             if place is not None:
                 self._keep(place, *kept)
         result: T = unpacked(*kept, self._classes)
+        del kept
+        give_back()
         return result
 
     def _read(self, place: Path) -> Stage | None:

@@ -19,6 +19,8 @@ CELL = np.radians([0.4, 0.5])
 """Width and height of a cell (azimuth, elevation): two or three steps of a spinning scanner."""
 LOWEST, HIGHEST = np.radians([-45.0, 45.0])
 """Elevations that are kept; ends beyond are in no cell."""
+CELLS = int(np.ceil((HIGHEST - LOWEST) / CELL[1])), int(np.ceil(2 * np.pi / CELL[0]))
+"""Rows and columns."""
 MARGIN_M, MARGIN = 0.4, 0.01
 """An end this much nearer or farther (m, and share of the range) than a point is not of it."""
 LEAST_CELLS = 3
@@ -36,9 +38,8 @@ class Rays:
     @classmethod
     def of(cls, sweep: Sweep) -> Rays:
         """The cells of a sweep."""
-        shape = int(np.ceil((HIGHEST - LOWEST) / CELL[1])), int(np.ceil(2 * np.pi / CELL[0]))
-        nearest = np.full(shape, np.inf, dtype=np.float32)
-        farthest = np.zeros(shape, dtype=np.float32)
+        nearest = np.full(CELLS, np.inf, dtype=np.float32)
+        farthest = np.zeros(CELLS, dtype=np.float32)
         _sort_in(sweep.points, CELL[0], CELL[1], LOWEST, nearest, farthest)
         return cls(rigid_inverse(sweep.world_from_sensor), nearest, farthest)
 

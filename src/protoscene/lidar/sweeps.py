@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Bool, Float
 from scipy import ndimage
 
+from protoscene.files import check_disk_space
 from protoscene.follow import Trail, follow
 from protoscene.geometry import Grid
 from protoscene.lidar.extend import Whereabouts, extended, on_surface
@@ -22,7 +24,7 @@ from protoscene.lidar.ground import Ground, find_ground
 from protoscene.lidar.kinds import Kind, kind_of
 from protoscene.lidar.movers import Standing, propose_movers, standing
 from protoscene.lidar.parked import Parked, find_parked
-from protoscene.lidar.rays import Rays
+from protoscene.lidar.rays import CELLS, Rays
 from protoscene.lidar.start import first_poses
 from protoscene.lidar.stays import Ends, street_grid
 from protoscene.memory import require
@@ -44,8 +46,9 @@ BESIDE_M = 0.2
 LEAST_SEEN = 5
 """Points on a thing from which on it is called visible."""
 THIN_M = 0.1
-POINT_BYTES = 180
-"""For each point of all sweeps, at most: world, flags, ground's sorting."""
+POINT_BYTES, SCENE_BYTES = 45, 4 * 2**20
+"""For each point of all sweeps: those above the ground in the world, with what others say of their
+places, and all of it once more while it is sorted; on the disk, of prototypes."""
 
 
 def discover_sweeps(
@@ -61,9 +64,9 @@ def discover_sweeps(
     if None; ``bounds`` as in :func:`protoscene.discover`; ``stages`` keep what is parked.
     Raises Refused where it does not fit into memory.
     """
-    files = {entry.file for entry in recording.sweeps}
-    n_points = sum(file.stat().st_size for file in files) // 16
-    require({"points": n_points * POINT_BYTES, "program": 2**29}, "try fewer sweeps")
+    require(memory_plan(recording), "try fewer sweeps")
+    if stages.folder is not None:
+        check_disk_space(stages.folder, 2 * _points(recording) + SCENE_BYTES)
     ground, rays, grid = _first_pass(recording, voxel_size, bounds, progress)
     seen = []
     for i in range(len(recording)):
@@ -81,6 +84,21 @@ def discover_sweeps(
     background = _background(recording, ground, seen, kinds, things, parked, Ends(grid), progress)
     scores = [_agreement(k, t) for k, t in zip(kinds, rigid, strict=True)]
     return _scene(recording.times, kinds, things, scores, parked, seen, background)
+
+
+def memory_plan(recording: Recording) -> dict[str, int]:
+    """Bytes that discovery will take besides what the process has already, by what takes them."""
+    cells = 2 * math.prod(CELLS) * np.dtype(np.float32).itemsize
+    return {
+        "points": _points(recording) * POINT_BYTES,
+        "rays": len(recording) * cells,
+        "program": 100 * 2**20,
+    }
+
+
+def _points(recording: Recording) -> int:
+    """Of all sweeps together, by the sizes of their files."""
+    return sum(file.stat().st_size for file in {entry.file for entry in recording.sweeps}) // 16
 
 
 def _first_pass(
