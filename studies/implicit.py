@@ -40,6 +40,10 @@ ROOMS, REFINED = 2, 4
 """Rooms of a step, and every so many steps one of them is refined."""
 
 
+COLOUR = 50.0
+"""What a squared error of colour counts beside the cross-entropy of occupancy."""
+
+
 @dataclass
 class Options:
     """Trains and judges convolutional implicit models."""
@@ -183,9 +187,8 @@ def loss(network: nn.Module, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _wrong(logits: Float[Tensor, "n 4"], rgba: Float[Tensor, "n 4"]) -> Tensor:
     occupied = rgba[:, 3]
     colour = (logits[:, :3].sigmoid() - rgba[:, :3]).square().mean(dim=1)
-    return (
-        F.binary_cross_entropy_with_logits(logits[:, 3], occupied) + 2 * (colour * occupied).mean()
-    )
+    entropy = F.binary_cross_entropy_with_logits(logits[:, 3], occupied)
+    return entropy + COLOUR * (colour * occupied).mean()
 
 
 @cache

@@ -58,18 +58,41 @@ def test_begins_as_interpolation() -> None:
     torch.testing.assert_close(answers[:, 3], 8 * (share - 0.45))
 
 
+def logits_of(seen: torch.Tensor, added: torch.Tensor) -> torch.Tensor:
+    """What is meant, of one point: 27 premultiplied colours and shares, what a network adds."""
+    steps = list(itertools.product((-1, 0, 1), repeat=3))
+    colour, solid = torch.zeros(3).double(), torch.zeros(()).double()
+    for step, weight, (*premultiplied, share) in zip(steps, added[4:], seen, strict=True):
+        count = torch.exp(weight - 2 * sum(s * s for s in step))
+        colour, solid = colour + count * torch.stack(premultiplied), solid + count * share
+    start = torch.logit((colour / solid.clamp(min=1e-6)).clamp(0.01, 0.99))
+    return torch.cat([start, 8 * (seen[13, 3:] - 0.45)]) + added[:4]
+
+
+def test_a_colour_may_be_any_of_those_around() -> None:
+    """Where a network says that only the one to the right counts, that is the colour."""
+    network, volume = FieldGenerator(features=8, width=6).double(), block()
+    volume[:, 2:4, 5:8, 3], volume[:, 2:4, 5:8, 4] = (
+        torch.tensor(c).double()[:, None, None] for c in ((0.9, 0.2, 0.1, 1), (0.1, 0.7, 0.3, 1))
+    )
+    network.field.out.bias.data[4 + 22] = 40.0  # one voxel along x
+    points = GRID.sampler_from_world(
+        GRID.world_from_voxel(torch.tensor([[3.5, 6.5, 3.0]]).double())
+    )
+    colour = network.answer(network(volume), points)[0, :3].sigmoid()
+    torch.testing.assert_close(colour, torch.tensor([0.1, 0.7, 0.3]).double())
+
+
 def test_a_point_between_cells_has_the_trilinear_mean_of_their_networks() -> None:
     """Of those cells that have one; the answer counts in full where these weigh half and more."""
     network, volume = generator(), block()
     wanted = everywhere(volume)
     wanted[0, 2, 1] = wanted[1, 1, 0] = wanted[0, 1, 0] = False
     fields = network(volume, wanted)
-    base = FieldGenerator(features=8, width=6).double()
     voxels = torch.tensor([[4.7, 9.1, 3.2], [2.3, 6.9, 4.4], [9.8, 5.5, 5.9]]).double()
     points = GRID.sampler_from_world(GRID.world_from_voxel(voxels))
-    said = network.answer(fields, points) - base.answer(fields, points)
     weights = []
-    for voxel, answer in zip(voxels, said, strict=True):
+    for voxel, answer in zip(voxels, network.answer(fields, points), strict=True):
         at = voxel / STRIDE - 0.5
         own, share = torch.zeros(network.field.n_parameters).double(), 0.0
         for corner in itertools.product((0, 1), repeat=3):
@@ -87,8 +110,8 @@ def test_a_point_between_cells_has_the_trilinear_mean_of_their_networks() -> Non
         )[0, :, 0, 0].T
         told = torch.cat([seen.flatten(), position_features(voxel / STRIDE, OCTAVES, 1.0)])
         weights.append(min(1.0, 2 * share))
-        expected = weights[-1] * network.field(told[None], own[None] / share)[0]
-        torch.testing.assert_close(answer, expected)
+        added = weights[-1] * network.field(told[None], own[None] / share)[0]
+        torch.testing.assert_close(answer, logits_of(seen, added))
     assert min(weights) < 0.9
     assert max(weights) == 1
 

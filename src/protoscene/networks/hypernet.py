@@ -31,6 +31,10 @@ SHARP, SURFACE = 8.0, 0.45
 """Logits of an interpolated share a to begin with: SHARP (a − SURFACE)."""
 FAINT = 0.05
 """A premultiplied colour is divided by no less than this."""
+NEARER = 2.0
+"""A colour that is n voxels away counts exp(−NEARER n²) to begin with."""
+PURE = 0.01
+"""Colours are kept this far from 0 and 1, of which there is no logit."""
 FULL = 0.5
 """Where cells that have a network weigh this much in the blend, their answers count in full."""
 LEAST = 1e-6
@@ -61,7 +65,9 @@ class FieldGenerator(nn.Module):
         self.look = nn.Linear(RGBA * WINDOW**3, features)
         self.mix = nn.Linear(features, features)
         self.child = nn.Linear(features, 8 * features)
-        self.field = ModulatedField(RGBA * NEIGHBOURS + 6 * OCTAVES, width)
+        self.field = ModulatedField(
+            RGBA * NEIGHBOURS + 6 * OCTAVES, width, channels=RGBA + NEIGHBOURS
+        )
         nn.init.zeros_(self.field.out.weight)
         nn.init.zeros_(self.field.out.bias)
         self.head = nn.Linear(features, self.field.n_parameters)
@@ -119,9 +125,10 @@ class FieldGenerator(nn.Module):
 
     def answer(self, fields: Fields, points: Float[Tensor, "n 3"]) -> Float[Tensor, "n 4"]:
         """Logits of r, g, b (straight) and occupancy at ``points`` x y z, −1..1 over the volume's
-        box (``Grid.sampler_from_world``). Trilinear interpolation of the volume is the start, the
-        network adds to it. At the rim of where there are networks they fade into what answers
-        beyond: interpolation alone, or the networks of the coarser cells."""
+        box (``Grid.sampler_from_world``). Trilinear interpolation of the volume is the start; the
+        network adds to it, and chooses among the interpolated colours up to a voxel away. At the
+        rim of where there are networks they fade into what answers beyond: interpolation alone, or
+        the networks of the coarser cells."""
         voxel = 2 / points.new_tensor(fields.volume.shape[:0:-1])
         near = points[:, None] + _offsets(points) * voxel
         seen = _interpolated(fields.volume, near.flatten(0, 1)).unflatten(0, (-1, NEIGHBOURS))
@@ -131,13 +138,12 @@ class FieldGenerator(nn.Module):
         own = _interpolated(fields.parameters, points) / share.clamp(min=LEAST)
         added = self.field(inputs, own)
         weight = (share / FULL).clamp(max=1)
-        plain = _logits(seen[:, NEIGHBOURS // 2])
         if fields.coarse is None:
-            return plain + weight * added
+            return _logits(seen, weight * added)
         rim = (weight[:, 0] < 1).nonzero()[:, 0]
         less = self.answer(fields.coarse, points[rim])
-        faded = less + weight[rim] * (plain[rim] + added[rim] - less)
-        return (plain + added).index_copy(0, rim, faded)
+        said = _logits(seen, added)
+        return said.index_copy(0, rim, less + weight[rim] * (said[rim] - less))
 
     @torch.no_grad()
     def decode(self, fields: Fields, times: int) -> Float[Tensor, "4 Z Y X"]:
@@ -191,10 +197,15 @@ def _interpolated(volume: Float[Tensor, "c z y x"], points: Tensor) -> Float[Ten
     return found[0, :, 0, 0].T
 
 
-def _logits(seen: Float[Tensor, "n 4"]) -> Float[Tensor, "n 4"]:
-    """Of an interpolated premultiplied colour and share."""
-    colour = seen[:, :3] / seen[:, 3:].clamp(min=FAINT)
-    return torch.cat([4 * colour - 2, SHARP * (seen[:, 3:] - SURFACE)], dim=1)
+def _logits(seen: Float[Tensor, "n 27 4"], added: Float[Tensor, "n 31"]) -> Float[Tensor, "n 4"]:
+    """Of the interpolated premultiplied colours and shares in and around points. The colour is a
+    mean of theirs, weighted with exp(w − NEARER · their distance²); ``added`` are logits and w."""
+    distance2 = _offsets(seen).square().sum(dim=1)
+    weights = (added[:, RGBA:] - NEARER * distance2).exp()
+    mixed = (weights[..., None] * seen).sum(dim=1)
+    colour = mixed[:, :3] / mixed[:, 3:].clamp(min=LEAST)
+    share = SHARP * (seen[:, NEIGHBOURS // 2, 3:] - SURFACE)
+    return torch.cat([torch.logit(colour, PURE), share], dim=1) + added[:, :RGBA]
 
 
 def _placed(rows: Float[Tensor, "n c"], cells: Bool[Tensor, "z y x"]) -> Float[Tensor, "c z y x"]:
