@@ -14,9 +14,10 @@ beside the best that the same K nets could do: for each patch the net that is le
 from __future__ import annotations
 
 import itertools
+import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,7 @@ class Options:
     code_dim: int = 32
     full: bool = False
     out: Path = Path("build/codebook")
+    """Figures of a seed that are there are not measured again."""
     results: Path | None = None
     """The page of results to write the table into."""
 
@@ -302,6 +304,31 @@ def ways(
         yield f"{n} learnt jointly", joint.field, all_vectors(joint, test), joint.book
 
 
+def judged_ways(
+    train: UInt8[Tensor, "n 4 16 16 16"],
+    test: UInt8[Tensor, "m 4 16 16 16"],
+    seed: int,
+    options: Options,
+) -> tuple[dict[str, Figure], float]:
+    """{row: figures} and the CPU seconds they took; kept, and read again."""
+    sizes = (options.steps, options.fitting, options.patches, options.size, *options.nets)
+    file = options.out / f"{seed}-{'-'.join(map(str, sizes))}.json"
+    if not file.exists():
+        begin, figures, strips = time.process_time(), {}, [test[:24].float() / 255]
+        for name, field, vectors, book in ways(train, test, seed, options):
+            figures[name], shown = measured(field, vectors, book, test)
+            strips.append(shown[:24])
+            print(seed, name, figures[name], flush=True)
+        options.out.mkdir(parents=True, exist_ok=True)
+        rows = [np.concatenate([from_above(p) for p in strip.cpu()], axis=1) for strip in strips]
+        Image.fromarray(np.concatenate(rows)).save(options.out / "codebook.png")
+        seconds = time.process_time() - begin
+        each = {name: asdict(found) for name, found in figures.items()}
+        file.write_text(json.dumps({"seconds": seconds, "figures": each}))
+    kept = json.loads(file.read_text())
+    return {name: Figure(**found) for name, found in kept["figures"].items()}, kept["seconds"]
+
+
 def main(options: Options) -> dict[str, list[Figure]]:
     if options.full:
         options.patches, options.steps, options.batch = 30_000, 20_000, 128
@@ -310,20 +337,11 @@ def main(options: Options) -> dict[str, list[Figure]]:
     random = np.random.default_rng(0)
     train = patches_of(options.rooms, options.patches, options.size, random).to(device)
     test = patches_of(options.test_rooms, options.test_patches, options.size, random).to(device)
-    figures: dict[str, list[Figure]] = {}
-    strips = [test[:24].float() / 255]
-    start = time.process_time()
-    for seed in options.seeds:
-        for name, field, vectors, book in ways(train, test, seed, options):
-            found, shown = measured(field, vectors, book, test)
-            figures.setdefault(name, []).append(found)
-            strips += [shown[:24]] if seed == options.seeds[-1] else []
-            print(seed, name, found, f"{time.process_time() - start:.0f} s", flush=True)
-    options.out.mkdir(parents=True, exist_ok=True)
-    rows = [np.concatenate([from_above(p) for p in strip.cpu()], axis=1) for strip in strips]
-    Image.fromarray(np.concatenate(rows)).save(options.out / "codebook.png")
-    text = f"### A dictionary of nets\n\n{title(options, time.process_time() - start)}\n\n"
-    text += table(figures)
+    runs, seconds = zip(
+        *(judged_ways(train, test, seed, options) for seed in options.seeds), strict=True
+    )
+    figures = {name: [run[name] for run in runs] for name in runs[0]}
+    text = f"### A dictionary of nets\n\n{title(options, sum(seconds))}\n\n{table(figures)}"
     print(text)
     if options.results:
         write_between_markers(options.results, "codebook", text)
