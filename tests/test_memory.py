@@ -10,14 +10,17 @@ from pathlib import Path
 
 import pytest
 
+import protoscene.learn  # noqa: F401  the name is that of its function
 from moving_boxes import Box, record, ring
 from protoscene import memory
 from protoscene.discover import discover, memory_plan
+from protoscene.distil import memory_plan as training_plan
 from protoscene.errors import Refused
 from protoscene.geometry import Grid
 from protoscene.observe import choose_grid, observe
 from protoscene.recording import Recording
 
+learning = sys.modules["protoscene.learn"]
 GIB = 2**30
 TESTS = Path(__file__).resolve().parent
 
@@ -125,6 +128,35 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_plan_of_training_grows_with_each_of_its_causes(recording: Recording) -> None:
+    plan = training_plan([recording], (16, 32, 32), 0)
+    assert all(size > 0 for name, size in plan.items() if name != "workers")
+    larger = training_plan([recording], (32, 64, 64), 0)
+    assert larger["batches"] == 8 * plan["batches"] and larger["pictures"] == plan["pictures"]
+    more = training_plan([recording] * 3, (16, 32, 32), 0)
+    assert more["pictures"] == 3 * plan["pictures"] and more["batches"] == plan["batches"]
+    helped = training_plan([recording], (16, 32, 32), 2)
+    assert helped["pictures"] == 2 * plan["pictures"] and helped["batches"] > plan["batches"]
+    assert helped["workers"] > plan["workers"] == 0
+
+
+@pytest.mark.parametrize(("fitting", "left"), [(3, 3), (2, 2), (0, 0)])
+def test_as_many_workers_as_fit(
+    recording: Recording, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fitting: int, left: int
+) -> None:
+    plan = training_plan([recording], choose_grid(recording).shape, fitting)
+    monkeypatch.setattr(learning, "grid_that_fits", lambda recording, size: choose_grid(recording))
+    for module in (memory, learning):
+        monkeypatch.setattr(module, "available_bytes", lambda: sum(plan.values()))
+    work = tmp_path / "work"
+    assert learning.workers_that_fit([recording], work, learning.Learning(), 3) == left
+    if fitting == 0:
+        monkeypatch.setattr(memory, "available_bytes", lambda: sum(plan.values()) - 1)
+        with pytest.raises(Refused, match=r"memory: GiB: needs .*\(batches|try fewer recordings"):
+            learning.workers_that_fit([recording], work, learning.Learning(), 3)
+    assert not work.exists()
+
+
 OVERSIZE = """
 import resource, sys
 from pathlib import Path
@@ -134,6 +166,7 @@ from small_scene import a_scene
 from protoscene import cli, memory
 from protoscene.discover import discover
 from protoscene.errors import Refused
+from protoscene.learn import Learning, learn
 from protoscene.store import save_scene
 
 recording = record(3, ring(2), lambda i: [Box((0.1 * i, 0, 0.2), (0.4, 0.3, 0.4))])
@@ -154,12 +187,27 @@ with mock.patch.object(memory, "available_bytes", lambda: 2**30):
     for resolution in (300, 600, 1200, 2048):
         command = ["compose", str(folder / "scene"), "--time", "0", "-o", str(folder / "b.npz")]
         refused += cli.main([*command, "--resolution", str(resolution)]) == 2
+    for voxel_size in (0.0001, 0.001):
+        for recordings in ([recording], 3 * [recording]):
+            try:
+                learn(recordings, folder / "work", Learning(voxel_size))
+            except Refused as problem:
+                refused += problem.file == "memory" and "try --voxel-size" in problem.problem
+with mock.patch("protoscene.files.free_bytes", lambda path: 10**6):
+    for recordings in ([recording], 3 * [recording]):
+        try:
+            learn(recordings, folder / "work", Learning(0.1))
+        except Refused as problem:
+            refused += "not enough room on the disk" in problem.problem
+    for resolution in (300, 256):
+        command = ["compose", str(folder / "scene"), "--time", "0", "-o", str(folder / "b.npz")]
+        refused += cli.main([*command, "--resolution", str(resolution)]) == 2
 grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-print(refused, grown, (folder / "b.npz").exists())
+print(refused, grown, (folder / "b.npz").exists() or (folder / "work").exists())
 """
 
 
-def test_twenty_oversize_requests_take_no_memory_to_refuse(tmp_path: Path) -> None:
+def test_oversize_requests_take_no_memory_to_refuse(tmp_path: Path) -> None:
     source = TESTS.parent / "src"
     paths = os.pathsep.join([str(source), str(TESTS)])
     done = subprocess.run(
@@ -167,5 +215,5 @@ def test_twenty_oversize_requests_take_no_memory_to_refuse(tmp_path: Path) -> No
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     refused, grown_kib, written = done.stdout.splitlines()[-1].split()
-    assert (refused, written) == ("20", "False") and int(grown_kib) < 64 * 1024
+    assert (refused, written) == ("28", "False") and int(grown_kib) < 64 * 1024
     assert done.stderr.count("try --resolution 2") == 4

@@ -220,8 +220,12 @@ def check_disk_space(path: Path, needed: int) -> None:
     """Raises Refused where the disk that would hold ``path`` has less than ``needed`` bytes."""
     free = free_bytes(path)
     if needed > free:
-        got, expected = f"{free / 2**20:.1f} MiB free", f"at least {needed / 2**20:.1f} MiB"
+        got, expected = f"{_in_words(free)} free", f"at least {_in_words(needed)}"
         raise Refused(path, "output", "not enough room on the disk", got=got, expected=expected)
+
+
+def _in_words(size: int) -> str:
+    return f"{size / 2**20:.1f} MiB" if size >= 2**20 else f"{size} bytes"
 
 
 def _explain(error: BaseException, temporary: Path, path: Path, needed: int = 0) -> None:

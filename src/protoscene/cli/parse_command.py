@@ -9,7 +9,7 @@ from protoscene.cli.commands import Discover
 from protoscene.cli.jobs import settings_of
 from protoscene.cli.options import Switch
 from protoscene.cli.terminal import progress
-from protoscene.files import OutputLock
+from protoscene.files import OutputLock, check_disk_space
 
 if TYPE_CHECKING:
     from protoscene.recording import Recording
@@ -34,8 +34,12 @@ class Parse(Discover):
         return scene
 
     def _made(self, recording: Recording) -> Scene:
+        from protoscene.discover import grid_that_fits, scene_bytes
         from protoscene.parse import parse
 
+        recording.require_pictures()
+        grid = grid_that_fits(recording, self.voxel_size, self.bounds)
+        check_disk_space(self.output, scene_bytes(grid))
         with progress() as show:
             scene = parse(recording, self.voxel_size, self.bounds, self.seed, show)
         settings = settings_of(self.voxel_size, self.bounds)

@@ -11,7 +11,7 @@ from protoscene.cli.options import Common, OutputFolder, Reading, SceneFolder, s
 from protoscene.cli.results import say_result, say_scene
 from protoscene.cli.terminal import progress
 from protoscene.errors import Refused
-from protoscene.files import OutputLock, write_file
+from protoscene.files import OutputLock, check_disk_space, write_file
 
 if TYPE_CHECKING:
     from protoscene.scene import Scene
@@ -54,7 +54,9 @@ class Export(Reading):
             if self.recording is not None:
                 self._write_masked(scene, self.recording)
             else:
-                write_file(self.output, self._encoded(scene))
+                data = self._encoded(scene)
+                check_disk_space(self.output, len(data))
+                write_file(self.output, data)
         what = "folder" if self.to == "transforms" else "file"
         say_result({what: str(self.output), "objects": len(scene.objects)}, self.json)
 

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from protoscene.errors import Refused
-from protoscene.files import new_folder, write_file
+from protoscene.files import check_disk_space, new_folder, write_file
 from protoscene.geometry import OPENCV_FROM_OPENGL, Camera
 from protoscene.layers import instances
 from protoscene.recording import Recording, View
@@ -21,6 +21,9 @@ from protoscene.scene import Scene
 MOST_ID = 65534
 """Object ids are stored as id + 1 in 16 bits."""
 DEPTH_UNIT_M = 0.001
+PIXEL_BYTES, FRAME_BYTES = 5, 2**11
+"""On the disk, at most: three of colour and two of depth, while masks take next to nothing; of what
+begins and ends the pictures, and of the manifest."""
 
 Progress = Callable[[str, int, int], None]
 """(stage, done, total), called as work goes on."""
@@ -34,13 +37,16 @@ def write_masked(scene: Scene, recording: Recording, folder: Path, progress: Pro
 
     Cameras are pinhole: distortion is undone. Whose a pixel is comes from the scene, drawn from the
     frame's camera at its time; outside of the scene's times nothing is there. Raises Refused for
-    ids that 16 bits do not hold, and for a recording without pictures.
+    ids that 16 bits do not hold, for a recording without pictures, and where the disk has no room
+    for colours and depths that do not compress.
     """
     recording.require_pictures()
     for thing in scene.objects:
         if not 0 <= thing.id <= MOST_ID:
             expected = f"0 to {MOST_ID}"
             raise Refused("scene", "objects", "an id that no mask can hold", thing.id, expected)
+    pixels = sum(f.camera.width * f.camera.height for f in recording.frames)
+    check_disk_space(folder, PIXEL_BYTES * pixels + FRAME_BYTES * len(recording.frames))
     cameras = {name: k for k, name in enumerate(recording.camera_names)}
     frames = []
     with new_folder(folder) as temporary:
