@@ -11,56 +11,63 @@ import torch.nn.functional as F
 from room_measures import STRIDE
 from torch import Tensor
 
-from protoscene.compose import Target
-from protoscene.gains import posed
-from protoscene.geometry import Grid
 from protoscene.laid import YAWS, left_of
 from protoscene.networks.fat_voxels import (
     FatVoxels,
     Taught,
     code_loss,
-    composed_loss,
     likely,
     said_poses,
 )
 from protoscene.parts import Parts
-from protoscene.pursuit import Finds, Templates, settle
+from protoscene.pursuit import Finds, Templates, better, settle
 
-WINDOW = 96
+WINDOW = 64
 """Voxels along a side of the pieces of rooms that it is taught."""
-COMPOSED = 0.15
-"""The share of the steps, the last, in which it is taught by what its parts compose to as well."""
+BATCH = 4
+RATE = 2e-3
+GUESSED = 0.1
+"""The probability that a part must have in a cell to be tried there."""
+YAWS_TRIED = 4
+"""Bins of yaw, the likeliest ones, of each part that is tried."""
 
 
 @dataclass(frozen=True, eq=False)
 class Lesson:
-    """A room's volume and its code."""
+    """A room's ``columns``, (y, x, z, 4) with colours times occupancy, and its code."""
 
-    rgba: Tensor
+    columns: Tensor
     code: Finds
+
+    @classmethod
+    def of(cls, rgba: Tensor, code: Finds, tall: int) -> Lesson:
+        """Filled up with nothing to ``tall`` voxels in height."""
+        tinted = torch.cat([rgba[:3] * rgba[3:], rgba[3:]])
+        tinted = F.pad(tinted, (0,) * 5 + (tall - rgba.shape[1],))
+        return cls(tinted.permute(2, 3, 1, 0).contiguous(), code)
 
 
 def piece(lesson: Lesson, random: np.random.Generator, batch_row: int) -> tuple[Tensor, Taught]:
-    """A window of the room, around one of its parts, turned any way and moved; and what stands in
-    its cells. Of several parts in one cell the first is taught, which explains most."""
-    code, rgba = lesson.code, lesson.rgba
+    """A window of the room, around one of its parts (the oftener the more that explains), turned
+    any way and moved; and what stands in its cells, weighted by √(what it explains). Of several
+    parts in one cell the first is taught, which explains most."""
+    code, columns = lesson.code, lesson.columns
+    weight = np.sqrt(code.gain)
     yaw = float(random.uniform(0, 2 * math.pi))
-    middle = code.pose[random.integers(len(code.which)), :2] / 2
-    middle = middle + random.uniform(-WINDOW / 4, WINDOW / 4, 2)
-    depth, wide = rgba.shape[1], math.ceil(WINDOW * 0.71) * 2 + 2
-    corner = np.floor(middle).astype(int) - wide // 2
-    around = _cut(rgba, corner, wide)
-    tinted = torch.cat([around[:3] * around[3:], around[3:]])
-    turned = posed(tinted[None], torch.tensor([yaw]), torch.ones(1), None, (depth, WINDOW, WINDOW))[
-        0
-    ]
-    solid = (turned[3:] > 0.5).float()
-    window = torch.cat([turned[:3] / turned[3:].clamp(min=1e-3) * solid, solid])
-    # Where the middles of parts come to lie, in voxels of the window.
-    away = code.pose[:, :2] / 2 - (corner + wide / 2)
     cos, sin = math.cos(yaw), math.sin(yaw)
-    there = np.stack([cos * away[:, 0] - sin * away[:, 1], sin * away[:, 0] + cos * away[:, 1]], 1)
-    place = np.column_stack([there + WINDOW / 2, code.pose[:, 2] / 2]) / STRIDE
+    middle = code.pose[random.choice(len(weight), p=weight / weight.sum()), :2] / 2
+    middle = middle + random.uniform(-WINDOW / 6, WINDOW / 6, 2)
+    # Of each voxel of the window the nearest of the room, where there is one.
+    to = np.arange(WINDOW) + 0.5 - WINDOW / 2
+    x = np.floor(middle[0] + cos * to + sin * to[:, None]).astype(int)
+    y = np.floor(middle[1] - sin * to + cos * to[:, None]).astype(int)
+    ny, nx, depth = columns.shape[:3]
+    there = torch.from_numpy((x >= 0) & (x < nx) & (y >= 0) & (y < ny))
+    window = columns[y.clip(0, ny - 1), x.clip(0, nx - 1)] * there[..., None, None]
+    # Where the middles of parts come to lie, in cells of the window.
+    away = code.pose[:, :2] / 2 - middle
+    at = np.stack([cos * away[:, 0] - sin * away[:, 1], sin * away[:, 0] + cos * away[:, 1]], 1)
+    place = np.column_stack([at + WINDOW / 2, code.pose[:, 2] / 2]) / STRIDE
     turn = code.pose[:, 3] * (2 * math.pi / YAWS) + yaw
     cell = np.floor(place).astype(int)
     shape = np.array([WINDOW // STRIDE, WINDOW // STRIDE, depth // STRIDE])
@@ -68,19 +75,12 @@ def piece(lesson: Lesson, random: np.random.Generator, batch_row: int) -> tuple[
     _, first = np.unique(cell, axis=0, return_index=True)
     rows = np.intersect1d(np.flatnonzero(inside), first)
     index = np.column_stack([np.full(len(rows), batch_row), cell[rows, ::-1]])
-    return window, Taught(
+    return window.permute(3, 2, 0, 1), Taught(
         torch.from_numpy(index), torch.from_numpy(code.which[rows]),
         torch.from_numpy(turn[rows]).float(),
         torch.from_numpy(place[rows] - cell[rows] - 0.5).float(),
+        torch.from_numpy(weight[rows]).float(),
     )  # fmt: skip
-
-
-def _cut(rgba: Tensor, corner: np.ndarray, wide: int) -> Tensor:
-    """``wide``² columns from ``corner`` x y on, nothing where the volume has ended."""
-    low, high = np.maximum(corner, 0), np.minimum(corner + wide, rgba.shape[:1:-1])
-    inner = rgba[:, :, low[1] : high[1], low[0] : high[0]]
-    (left, front), (right, back) = (low - corner).tolist(), (corner + wide - high).tolist()
-    return F.pad(inner, (left, right, front, back))
 
 
 def padded_height(rgba: Tensor) -> Tensor:
@@ -88,37 +88,29 @@ def padded_height(rgba: Tensor) -> Tensor:
     return F.pad(rgba, (0, 0, 0, 0, 0, -rgba.shape[1] % STRIDE))
 
 
-def train(
-    lessons: list[Lesson], parts: Parts, voxel: float, steps: int, seed: int, batch: int = 2
-) -> FatVoxels:
+def train(lessons: list[Lesson], parts: Parts, steps: int, seed: int) -> FatVoxels:
     torch.manual_seed(seed)
     random = np.random.default_rng(seed)
     net = FatVoxels(len(parts), STRIDE)
-    optimiser = torch.optim.AdamW(net.parameters(), lr=3e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=steps)
-    prototypes = parts.prototypes(voxel)
-    tall = max(padded_height(one.rgba).shape[1] for one in lessons)
-    lessons = [Lesson(F.pad(o.rgba, (0,) * 5 + (tall - o.rgba.shape[1],)), o.code) for o in lessons]
-    grid = Grid((0.0, 0.0, 0.0), voxel, (tall, WINDOW, WINDOW))
-    for step in range(steps):
-        some = [piece(lessons[random.integers(len(lessons))], random, i) for i in range(batch)]
+    optimiser = torch.optim.AdamW(net.parameters(), lr=RATE)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, RATE, total_steps=steps, pct_start=0.15
+    )
+    for _ in range(steps):
+        some = [piece(lessons[random.integers(len(lessons))], random, i) for i in range(BATCH)]
         windows = torch.stack([window for window, _ in some])
         rows = [taught for _, taught in some]
         taught = Taught(
             torch.cat([t.cell for t in rows]), torch.cat([t.which for t in rows]),
             torch.cat([t.yaw for t in rows]), torch.cat([t.offset for t in rows]),
+            torch.cat([t.weight for t in rows]),
         )  # fmt: skip
-        if not len(taught.which):
-            continue
-        cells = net(windows)
-        loss = torch.stack(list(code_loss(cells, taught).values())).sum()
-        if step >= (1 - COMPOSED) * steps and len(rows[0].which):
-            target = Target(windows[0])
-            loss = loss + 10 * composed_loss(cells, rows[0].cell, prototypes, target, grid)
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-        optimiser.step()
+        if len(taught.which):
+            loss = torch.stack(list(code_loss(net(windows), taught).values())).sum()
+            optimiser.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+            optimiser.step()
         schedule.step()
     return net.eval()
 
@@ -126,26 +118,35 @@ def train(
 @torch.no_grad()
 def said(net: FatVoxels, rgba: Tensor) -> Finds:
     """The code that the network says by itself, the surest first; parts at scale 1."""
-    cells = net(padded_height(rgba)[None])
-    cell, which = likely(cells)
-    centre, yaw = said_poses(cells, cell, 1.0, (0.0, 0.0, 0.0))
-    turn = (yaw / (2 * math.pi) * YAWS).round().long() % YAWS
-    pose = torch.cat(
-        [(2 * centre).round().long(), turn[:, None], torch.zeros_like(turn)[:, None]], 1
-    )
-    return Finds(which.numpy(), pose.numpy(), np.zeros(len(which)))
+    which, poses = _poses(net, rgba, 0.5, 1)
+    return Finds(which, poses[:, 0], np.zeros(len(which)))
 
 
-def settled(code: Finds, rgba: Tensor, parts: Parts) -> Finds:
-    """The code's parts refined and laid where they explain enough, size after size."""
+@torch.no_grad()
+def settled(net: FatVoxels, rgba: Tensor, parts: Parts) -> Finds:
+    """Parts that the network holds for possible, each turned as it fits best of the ways that are
+    likeliest, refined and laid where they explain enough, what explains most first, size after
+    size."""
+    which, poses = _poses(net, rgba, GUESSED, YAWS_TRIED)
     field, found = left_of(rgba), []
     for number, size in enumerate(parts.sizes):
         first, own = parts.first(number), parts.rgba[number]
-        mine = (code.which >= first) & (code.which < first + len(own))
+        mine = (which >= first) & (which < first + len(own))
         if mine.any():
-            some = settle(
-                field, Templates(own), code.which[mine] - first, code.pose[mine], size.least,
-                size.fit,
-            )  # fmt: skip
+            templates = Templates(own)
+            best = better(field, templates, which[mine] - first, poses[mine])
+            some = settle(field, templates, best.which, best.pose, size.least, size.fit)
             found.append(Finds(some.which + first, some.pose, some.gain))
     return Finds.joined(found)
+
+
+def _poses(net: FatVoxels, rgba: Tensor, least: float, yaws: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which n parts are likely, and (n, ``yaws``, 5) how they may lie, the likeliest yaw first."""
+    cells = net(padded_height(rgba)[None])
+    cell, which = likely(cells, least)
+    poses = []
+    for rank in range(yaws):
+        centre, yaw = said_poses(cells, cell, 1.0, (0.0, 0.0, 0.0), rank=rank)
+        turn = (yaw / (2 * math.pi) * YAWS).round().long()[:, None] % YAWS
+        poses.append(torch.cat([(2 * centre).round().long(), turn, torch.zeros_like(turn)], 1))
+    return which.numpy(), torch.stack(poses, dim=1).numpy()

@@ -20,7 +20,16 @@ import tyro
 from fat_voxel_network import Lesson, said, settled, train
 from PIL import Image
 from results_page import write_between_markers
-from room_measures import Halves, at_equal_iou, colour_psnr, halves, iou, mean_over, tensors_bytes
+from room_measures import (
+    STRIDE,
+    Halves,
+    at_equal_iou,
+    colour_psnr,
+    halves,
+    iou,
+    mean_over,
+    tensors_bytes,
+)
 from safetensors.torch import load_file, save_file
 from static_scenes import room, room_settings, seen_from_above
 from torch import Tensor
@@ -37,10 +46,13 @@ class Options:
     """Learns parts, and codes rooms by them."""
 
     rooms: tuple[int, ...] = (100, 101, 102, 103)
+    """For the dictionary."""
+    lessons: tuple[int, ...] = tuple(range(100, 116))
+    """Rooms whose codes the network is taught."""
     tests: tuple[int, ...] = (20, 21, 22)
     passes: int = 2
     size: int = 256
-    steps: int = 100
+    steps: int = 2500
     """Of the network, in all its seeds; 0: none."""
     seeds: tuple[int, ...] = (0,)
     """Of the network."""
@@ -154,25 +166,24 @@ def by_network(
 ) -> tuple[dict[str, list[Measured]], list[Finds], float]:
     """Codes that networks say, of all seeds: as they are, and refined where they lie; the last
     seed's, and CPU seconds of training one."""
-    voxel = tests[0].grid.voxel_size
-    lessons = [
-        Lesson(one.above, encode(one.above, parts)) for one in rooms_of(options.rooms, options.size)
-    ]
+    rooms = rooms_of(options.lessons, options.size)
+    tall = max(-(-one.above.shape[1] // STRIDE) * STRIDE for one in rooms)
+    lessons = [Lesson.of(one.above, encode(one.above, parts), tall) for one in rooms]
     found: dict[str, list[Measured]] = {"network": [], "network, refined": []}
     last, spent = [], 0.0
     for seed in options.seeds:
         begin = time.process_time()
-        net = train(lessons, parts, voxel, options.steps, seed)
+        net = train(lessons, parts, options.steps, seed)
         spent += time.process_time() - begin
         last = []
         for test, ground in zip(tests, grounds, strict=True):
             begin = time.process_time()
             code = said(net, test.above)
             middle = time.process_time()
-            better = settled(code, test.above, parts)
+            better = settled(net, test.above, parts)
             end = time.process_time()
             found["network"].append(measure(parts, test, code, ground, middle - begin))
-            found["network, refined"].append(measure(parts, test, better, ground, end - begin))
+            found["network, refined"].append(measure(parts, test, better, ground, end - middle))
             last += [code, better]
     return found, last, spent / len(options.seeds)
 
@@ -180,7 +191,8 @@ def by_network(
 def main(options: Options) -> None:
     torch.set_num_threads(1)
     if options.full:
-        options.rooms, options.passes, options.steps = tuple(range(100, 116)), 3, 20000
+        options.rooms, options.passes = tuple(range(100, 116)), 3
+        options.lessons, options.steps = tuple(range(100, 164)), 20000
     parts, seconds = learnt(options)
     tests = rooms_of(options.tests, options.size)
     grounds = [encode(tests[0].below, parts)] * len(tests)
@@ -192,8 +204,9 @@ def main(options: Options) -> None:
         lines += [row(name, measured) for name, measured in said_by.items()]
         shown += last[:2]
         taught = (
-            f" Networks: {len(options.seeds)} of {options.steps} steps, {spent:.0f} CPU s each; "
-            "refined: their parts moved to where they explain most, without a search."
+            f" Networks: {len(options.seeds)} of {options.steps} steps, {spent:.0f} CPU s each, "
+            f"taught the codes of {len(options.lessons)} rooms; refined: parts that they hold for "
+            "possible moved to where they explain most, without a search."
         )
     drawn = [decode(code, parts, tests[0].grid).rgba for code in shown]
     counts = " + ".join(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from protoscene.prototypes import VoxelPrototypes
 
 TAUGHT = Taught(
     torch.tensor([[0, 1, 2, 0], [0, 0, 1, 2]]), torch.tensor([1, 0]), torch.tensor([0.5, 4.0]),
-    torch.tensor([[0.2, -0.4, 0.1], [0.0, 0.3, -0.2]]),
+    torch.tensor([[0.2, -0.4, 0.1], [0.0, 0.3, -0.2]]), torch.tensor([1.0, 3.0]),
 )  # fmt: skip
 
 
@@ -67,13 +68,41 @@ def test_who_knows_has_no_loss_and_says_what_was_taught() -> None:
 @pytest.mark.parametrize("what", ["part", "bin", "turn", "offset"])
 def test_each_term_sees_what_it_is_about(what: str) -> None:
     wrong = {
-        "part": Taught(TAUGHT.cell, 1 - TAUGHT.which, TAUGHT.yaw, TAUGHT.offset),
-        "bin": Taught(TAUGHT.cell, TAUGHT.which, TAUGHT.yaw + math.pi, TAUGHT.offset),
-        "turn": Taught(TAUGHT.cell, TAUGHT.which, TAUGHT.yaw - 0.05, TAUGHT.offset),
-        "offset": Taught(TAUGHT.cell, TAUGHT.which, TAUGHT.yaw, TAUGHT.offset + 0.2),
+        "part": replace(TAUGHT, which=1 - TAUGHT.which),
+        "bin": replace(TAUGHT, yaw=TAUGHT.yaw + math.pi),
+        "turn": replace(TAUGHT, yaw=TAUGHT.yaw - 0.05),
+        "offset": replace(TAUGHT, offset=TAUGHT.offset + 0.2),
     }[what]
     terms = code_loss(truly(TAUGHT), wrong)
     assert float(terms[what].detach()) > 1e-3
+
+
+def test_a_part_of_no_weight_may_be_wrong_and_only_ratios_of_weights_count() -> None:
+    wrong = replace(
+        TAUGHT, which=torch.tensor([1, 1]), yaw=TAUGHT.yaw + torch.tensor([0, 1.0]),
+        offset=TAUGHT.offset + torch.tensor([[0.0], [0.3]]),
+    )  # fmt: skip
+    ignored = replace(wrong, weight=torch.tensor([1.0, 0.0]))
+    assert all(float(term) < 1e-6 for term in code_loss(truly(TAUGHT), ignored).values())
+    once, twice = (
+        code_loss(truly(TAUGHT), replace(wrong, weight=w * wrong.weight)) for w in (1, 2)
+    )
+    for name in once:
+        torch.testing.assert_close(once[name], twice[name])
+        assert float(once[name]) > 1e-3
+
+
+def test_the_next_yaw_and_the_next_part_are_said_on_demand() -> None:
+    cells = truly(TAUGHT)
+    b, z, y, x = TAUGHT.cell[0].tolist()
+    cells.turn[b, 0, 5, z, y, x] = 19
+    cells.scores[b, :, z, y, x] = torch.tensor([1.0, 2.0, -9.0])
+    _, again = said_poses(cells, TAUGHT.cell, 0.1, (0.0, 0.0, 0.0), rank=1)
+    assert float(again[0]) == pytest.approx(5 * 2 * math.pi / BINS)
+    cell, which = likely(cells, 0.1)
+    assert which.tolist() == [0, 1, 0]
+    assert cell[1:].tolist() == [TAUGHT.cell[0].tolist()] * 2
+    assert likely(cells)[1].tolist() == [0, 1]
 
 
 def test_what_the_cells_say_is_composed_and_its_gradients_move_it_there() -> None:

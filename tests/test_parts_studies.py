@@ -14,7 +14,7 @@ def numbers(out: str, name: str) -> list[float]:
 def test_fat_voxels(study, tmp_path, capsys) -> None:
     fat_voxels = study("fat_voxels")
     options = fat_voxels.Options(
-        rooms=(0,), tests=(0,), size=64, passes=2, steps=2, seeds=(0,), out=tmp_path
+        rooms=(0,), lessons=(0,), tests=(0,), size=64, passes=2, steps=2, seeds=(0,), out=tmp_path
     )
     fat_voxels.main(options)
     found = numbers(capsys.readouterr().out, "search")

@@ -27,6 +27,8 @@ RANK = 96
 """Dimensions to which templates are reduced for searching."""
 PATIENCE = 25
 """So many places in a row at which nothing fits end a round."""
+STEPS = np.array([4, 4, 4, 4, 2])
+"""By which a pose that is about right is refined, before they are halved."""
 POINTS = 1500
 """Of a part's solid voxels that are asked while refining, drawn once."""
 
@@ -170,14 +172,32 @@ def settle(
     pose: Int[np.ndarray, "n 5"],
     least: float,
     fit: float,
-    steps: Int[np.ndarray, "5"] | None = None,
 ) -> Finds:
-    """:func:`pursue` without a search: tries these, in this order, each refined by ``steps``."""
+    """:func:`pursue` without a search: tries these, in this order, each refined."""
     laid = _Laid(field, parts, least, fit, None)
-    steps = np.array([4, 4, 4, 4, 2]) if steps is None else steps
     for k, start in zip(which.tolist(), pose, strict=True):
-        laid.lay(k, start, steps)
+        laid.lay(k, start, STEPS)
     return laid.finds()
+
+
+def better(
+    field: Float[np.ndarray, "z y x 6"],
+    parts: Templates,
+    which: Int[np.ndarray, " n"],
+    poses: Int[np.ndarray, "n h 5"],
+) -> Finds:
+    """Of each of n parts the pose, of h that it may have, of most gain once refined on ``field``;
+    the part of most gain first."""
+    found: list[tuple[float, np.ndarray]] = []
+    for k, several in zip(which.tolist(), poses, strict=True):
+        points, weights, _ = parts.solid[k]
+        tried = [refined(points, weights, field, start, STEPS) for start in several]
+        pose, gain, _ = max(tried, key=lambda one: one[1])
+        found.append((gain, pose))
+    gains = np.array([gain for gain, _ in found], np.float64)
+    order = np.argsort(-gains, kind="stable")
+    pose = np.array([pose for _, pose in found], np.int64).reshape(-1, 5)
+    return Finds(which[order], pose[order], gains[order])
 
 
 class _Laid:

@@ -39,13 +39,15 @@ class Cells:
 
 @dataclass(frozen=True, eq=False)
 class Taught:
-    """What stands in some cells: ``cell`` (batch, z, y, x), ``which`` part, ``yaw`` (rad) and
-    ``offset`` x y z in cells from the cell's middle."""
+    """What stands in some cells: ``cell`` (batch, z, y, x), ``which`` part, ``yaw`` (rad),
+    ``offset`` x y z in cells from the cell's middle, and ``weight``: how much each counts, in any
+    unit."""
 
     cell: Int[Tensor, "n 4"]
     which: Int[Tensor, " n"]
     yaw: Float[Tensor, " n"]
     offset: Float[Tensor, "n 3"]
+    weight: Float[Tensor, " n"]
 
 
 class FatVoxels(nn.Module):
@@ -90,33 +92,41 @@ def binned(yaw: Float[Tensor, " n"]) -> tuple[Int[Tensor, " n"], Float[Tensor, "
 
 
 def code_loss(cells: Cells, taught: Taught, empty: float = 0.1) -> dict[str, Tensor]:
-    """Cross entropies of part (cells that hold none count ``empty``) and of the yaw's bin, and
-    smooth L1 of what is left of the yaw and of the offset, in cells that hold a part."""
+    """Cross entropies of part (cells that hold none count ``empty``, those that hold one 1 in the
+    mean) and of the yaw's bin, and smooth L1 of what is left of the yaw and of the offset, in cells
+    that hold a part: means by weight."""
     b, k = cells.scores.shape[:2]
-    none = torch.full((b, *cells.scores.shape[2:]), k - 1)
     at = taught.cell.unbind(dim=1)
-    none[at] = taught.which
-    weight = torch.ones(k)
-    weight[-1] = empty
+    weight = taught.weight / taught.weight.mean()
+    which = torch.full((b, *cells.scores.shape[2:]), k - 1)
+    which[at] = taught.which
+    counts = torch.full(which.shape, empty)
+    counts[at] = weight
     turn = cells.turn.movedim((1, 2), (-2, -1))[at]
     chosen, left = binned(taught.yaw)
     said = turn[torch.arange(len(chosen)), 1, chosen]
+    part = F.cross_entropy(cells.scores, which, reduction="none")
+    yaw = F.cross_entropy(turn[:, 0], chosen, reduction="none")
+    rest = F.smooth_l1_loss(said, left, beta=0.1, reduction="none")
+    place = cells.offset.movedim(1, -1)[at]
+    off = F.smooth_l1_loss(place, taught.offset, beta=0.1, reduction="none").mean(dim=1)
     return {
-        "part": F.cross_entropy(cells.scores, none, weight),
-        "bin": F.cross_entropy(turn[:, 0], chosen),
-        "turn": F.smooth_l1_loss(said, left, beta=0.1),
-        "offset": F.smooth_l1_loss(cells.offset.movedim(1, -1)[at], taught.offset, beta=0.1),
+        "part": (counts * part).sum() / counts.sum(),
+        "bin": (weight * yaw).mean(),
+        "turn": (weight * rest).mean(),
+        "offset": (weight * off).mean(),
     }
 
 
 def said_poses(
     cells: Cells, cell: Int[Tensor, "n 4"], voxel_size: float, origin: tuple[float, float, float],
-    stride: int = 8,
+    stride: int = 8, rank: int = 0,
 ) -> tuple[Float[Tensor, "n 3"], Float[Tensor, " n"]]:  # fmt: skip
-    """Centres (m) and yaws (rad) that cells say; the bin is chosen, the rest carries gradients."""
+    """Centres (m) and yaws (rad) that cells say, of the bin of yaw that is likeliest, or of the
+    ``rank``-th after it; the bin is chosen, the rest carries gradients."""
     at = cell.unbind(dim=1)
     turn = cells.turn.movedim((1, 2), (-2, -1))[at]
-    bins = turn[:, 0].argmax(dim=1)
+    bins = turn[:, 0].argsort(dim=1, descending=True, stable=True)[:, rank]
     yaw = (bins + turn[torch.arange(len(bins)), 1, bins]) * (2 * math.pi / BINS)
     middle = cell[:, 1:].flip(1) + 0.5 + cells.offset.movedim(1, -1)[at]
     return middle * (stride * voxel_size) + torch.tensor(origin), yaw
@@ -138,12 +148,10 @@ def composed_loss(
     return compose_loss(prototypes, placed, grid, target)["loss"]
 
 
-def likely(cells: Cells, least: float = 0.3) -> tuple[Int[Tensor, "n 4"], Int[Tensor, " n"]]:
-    """Cells of the batch that hold a part with at least ``least`` in probability, the surest
-    first, and which."""
-    share = torch.softmax(cells.scores, dim=1)
-    some = 1 - share[:, -1]
-    cell = (some >= least).nonzero()
-    order = some[cell.unbind(dim=1)].argsort(descending=True, stable=True)
-    cell = cell[order]
-    return cell, cells.scores[:, :-1].movedim(1, -1)[cell.unbind(dim=1)].argmax(dim=1)
+def likely(cells: Cells, least: float = 0.5) -> tuple[Int[Tensor, "n 4"], Int[Tensor, " n"]]:
+    """Cells of the batch and parts that stand there with at least ``least`` in probability, the
+    surest first; above 0.5 one of a cell."""
+    share = torch.softmax(cells.scores, dim=1)[:, :-1].movedim(1, -1)
+    found = (share >= least).nonzero()
+    order = share[found.unbind(dim=1)].argsort(descending=True, stable=True)
+    return found[order, :4], found[order, 4]
