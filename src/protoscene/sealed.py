@@ -95,8 +95,10 @@ def with_own_hash(data: bytes, before: bytes) -> bytes:
 
 def is_own_hash(data: bytes, digits: str) -> bool:
     """Whether ``digits`` in ``data`` are the sha256 of ``data`` with zeros in their place."""
+    if len(digits) != len(NO_HASH):
+        return False
     zeros = data.replace(digits.encode(), NO_HASH.encode())
-    return len(digits) == len(NO_HASH) and hashlib.sha256(zeros).hexdigest() == digits
+    return hashlib.sha256(zeros).hexdigest() == digits
 
 
 def read_sealed(folder: Path, json_name: str, noun: str, form: str, kind: type[Entry]) -> Entry:

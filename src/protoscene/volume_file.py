@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from msgspec import Struct, field
+from safetensors import SafetensorError
 from safetensors.torch import load as read_tensors
 from safetensors.torch import save as tensor_bytes
 from torch import Tensor
@@ -22,6 +25,11 @@ from protoscene.volume import Volume
 
 ROUNDING = 1e-3
 """By how much a computed occupancy or colour may leave [0, 1]."""
+DAMAGED = (
+    ValueError, KeyError, TypeError, OSError, EOFError, RuntimeError, NotImplementedError,
+    MemoryError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+"""What numpy and zipfile raise for an archive that is damaged, or says that it is huge."""
 COMMENT = b"sha256:"
 """Begins an archive's comment."""
 
@@ -49,24 +57,34 @@ def load_volume(path: str | Path) -> Volume:
     path = Path(path)
     data = read_file(path, "volume", MOST_FILE_BYTES)
     packed = data[:2] == b"PK"
-    digits = _hash_in_archive(data) if packed else _hash_in_header(path)
+    digits = _hash_in_archive(data) if packed else _hash_in_header(path, data)
     if not is_own_hash(data, digits):
         raise Refused(path, "sha256", "is none, or the file was changed after it was written")
-    if not packed:
-        return volume_of(path, read_tensors(data))
+    try:  # whoever changes a file may mend its hash
+        return volume_of(path, _unpacked(data) if packed else read_tensors(data))
+    except (*DAMAGED, SafetensorError) as error:
+        raise Refused(path, "volume", f"cannot be read: {error}") from None
+
+
+def _unpacked(data: bytes) -> dict[str, Tensor]:
     with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-        return volume_of(path, {name: torch.from_numpy(arrays[name]) for name in arrays.files})
+        return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
 
 
 def _hash_in_archive(data: bytes) -> str:
     return data[-len(NO_HASH) :].decode("latin-1")
 
 
-def _hash_in_header(path: Path) -> str:
+class _Header(Struct):
+    metadata: dict[str, str] = field(name="__metadata__", default_factory=dict)
+
+
+def _hash_in_header(path: Path, data: bytes) -> str:
+    """Of the bytes that were read: the file may have been written over since."""
+    end = 8 + int.from_bytes(data[:8], "little")
     try:
-        with safe_open(path, "pt") as opened:
-            return (opened.metadata() or {}).get("sha256", "")
-    except (SafetensorError, OSError, ValueError) as error:
+        return msgspec.json.decode(data[8:end], type=_Header).metadata.get("sha256", "")
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Refused(path, "safetensors", str(error)) from None
 
 

@@ -6,11 +6,13 @@ Only for a forked child: the functions of ``os`` are replaced for good.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import signal
 from collections import namedtuple
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 CALLS = ("write", "fsync", "replace", "rename", "unlink", "mkdir", "rmdir", "ftruncate")
@@ -67,6 +69,55 @@ def count_into(file: int) -> None:
         return function(*arguments)
 
     _each(CALLS, act)
+
+
+def record_into(file: int, folder: Path) -> None:
+    """Every call that changes something below ``folder``, after it was done, into the descriptor
+    ``file``: a line of JSON with its name, its descriptor or paths (relative to ``folder``) and how
+    many bytes follow it, and these: what was written."""
+    here, above, ours = os.getpid(), os.path.realpath(folder), set()
+    write = os.write
+
+    def inside(path: Any, descriptor: int | None = None) -> str:
+        if descriptor is not None:
+            path = Path(f"/proc/self/fd/{descriptor}").readlink() / path
+        return os.path.relpath(os.path.abspath(path), above)  # noqa: PTH100
+
+    def say(name: str, *where: Any, data: bytes = b"") -> None:
+        rest = memoryview(json.dumps([name, *where, len(data)]).encode() + b"\n" + data)
+        while rest:
+            rest = rest[write(file, rest) :]
+
+    def act(name: str, call: Callable, arguments: tuple, options: dict) -> Any:
+        result = call(*arguments, **options)
+        if name == "open":
+            path = inside(Path(f"/proc/self/fd/{result}").readlink())
+            if not path.startswith(".."):
+                ours.add(result)
+                say(name, result, path)
+        elif name in ("write", "fsync", "ftruncate", "close"):
+            if arguments[0] in ours:
+                data = bytes(arguments[1])[:result] if name == "write" else b""
+                say(name, arguments[0], data=data)
+            if name == "close":
+                ours.discard(arguments[0])
+        else:
+            paths = arguments[: 2 if name in ("rename", "replace") else 1]
+            named = [inside(path, options.get("dir_fd")) for path in paths]
+            if not named[0].startswith(".."):
+                say(name, *named)
+        return result
+
+    def recorded(name: str, call: Callable) -> Callable:
+        def then(*arguments: Any, **options: Any) -> Any:
+            if os.getpid() != here:
+                return call(*arguments, **options)
+            return act(name, call, arguments, options)
+
+        return then
+
+    for name in (*CALLS, "open", "close"):
+        setattr(os, name, recorded(name, getattr(os, name)))
 
 
 def fail_from(k: int, number_of_error: int, names: tuple[str, ...] = ("write", "fsync")) -> None:

@@ -14,6 +14,7 @@ import shutil
 import signal
 import time
 import warnings
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,9 +30,10 @@ from protoscene.errors import Refused
 from protoscene.formats import load, read_cameras
 from protoscene.formats.pictures import read_colour, read_depth
 from protoscene.model import load_model
+from protoscene.sealed import NO_HASH, with_own_hash
 from protoscene.store import load_scene
 from protoscene.truth import load_truth
-from protoscene.volume_file import load_volume, volume_bytes
+from protoscene.volume_file import COMMENT, load_volume, volume_bytes
 from small_scene import a_scene
 
 LONGEST_S = 5.0
@@ -57,20 +59,16 @@ class Target:
 
 @dataclass
 class Fuzzed:
-    """``crashes``: what came of a try that was neither read nor refused."""
+    """``crashes``: what came of a try that was neither read nor refused. ``megabytes``: the most
+    memory that the process had beyond what it began with."""
 
     name: str
     tries: int = 0
     refused: int = 0
     seconds: float = 0.0
     slowest: float = 0.0
+    megabytes: float = 0.0
     crashes: list[str] = field(default_factory=list)
-
-    def line(self) -> str:
-        return (
-            f"{self.name}: {self.tries} tries in {self.seconds:.0f} s, {self.refused} refused, "
-            f"slowest {self.slowest:.2f} s, {len(self.crashes)} crashes"
-        )
 
 
 def targets(folder: Path) -> list[Target]:
@@ -88,9 +86,11 @@ def targets(folder: Path) -> list[Target]:
     truth, cameras = folder / "truth/truth.json", folder / "cameras/cameras.json"
     found.append(Target("truth.json", [truth], partial(load_truth, truth)))
     found.append(Target("cameras.json", [cameras], partial(read_cameras, cameras)))
-    volume = folder / "volume.npz"
-    volume.write_bytes(volume_bytes(a_scene().compose(0.0), ".npz"))
-    found.append(Target("volume", [volume], partial(load_volume, volume)))
+    for suffix, before in ((".npz", COMMENT), (".safetensors", b'"sha256":"')):
+        volume = folder / f"volume{suffix}"
+        volume.write_bytes(volume_bytes(a_scene().compose(0.0), suffix))
+        reading, mend = partial(load_volume, volume), partial(_rehash, before)
+        found.append(Target(volume.name, [volume], reading, mend))
     return found
 
 
@@ -123,7 +123,18 @@ def _pictures(folder: Path) -> Iterator[Target]:
         file = folder / name
         file.write_bytes(data)
         more = (0.001,) if read is read_depth else ()
-        yield Target(name, [file], partial(read, file, "field", *more))
+        mend = _checksums if file.suffix == ".png" else Target.mend
+        yield Target(name, [file], partial(read, file, "field", *more), mend)
+
+
+def _checksums(file: Path) -> None:
+    """Puts its own checksum behind every chunk of a PNG that is as long as it says."""
+    data, at = bytearray(file.read_bytes()), 8
+    while at + 12 <= len(data):
+        end = at + 8 + int.from_bytes(data[at : at + 4], "big")
+        data[end : end + 4] = zlib.crc32(data[at + 4 : end]).to_bytes(4, "big")
+        at = end + 4
+    file.write_bytes(data)
 
 
 def _without_hash(file: Path) -> None:
@@ -141,6 +152,12 @@ def _relist(listing: Path, file: Path) -> None:
     listing.write_text(json.dumps(document))
 
 
+def _rehash(before: bytes, file: Path) -> None:
+    data = file.read_bytes()
+    digits = re.escape(before) + rb"[0-9a-f]{64}"
+    file.write_bytes(with_own_hash(re.sub(digits, before + NO_HASH.encode(), data), before))
+
+
 def fuzzed(
     target: Target, seed: int, most: int = 10**9, seconds: float = 1e9, kept: Path | None = None
 ) -> Fuzzed:
@@ -148,7 +165,7 @@ def fuzzed(
     result = Fuzzed(target.name)
     good = {file: file.read_bytes() for file in target.files}
     corpus = list(good.values())
-    began = time.process_time()
+    began, had = time.process_time(), _peak_megabytes(anew=True)
     with _little_memory(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         target.read()
@@ -165,10 +182,22 @@ def fuzzed(
                     kept.mkdir(exist_ok=True)
                     (kept / f"{target.name}-{result.tries}-{file.name}").write_bytes(data)
             result.tries += 1
-            file.write_bytes(good[file])
-            target.mend(file)
+            if len(good) > 1:
+                file.write_bytes(good[file])
+                target.mend(file)
+        file.write_bytes(good[file])  # another target may read it as well
+        target.mend(file)
     result.seconds = time.process_time() - began
+    result.megabytes = _peak_megabytes() - had
     return result
+
+
+def _peak_megabytes(anew: bool = False) -> float:
+    """The most resident memory of this process since it was last measured ``anew``."""
+    if anew:
+        Path("/proc/self/clear_refs").write_text("5")
+    (line,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(line) / 1024
 
 
 def _tried(target: Target, result: Fuzzed) -> str:

@@ -1,7 +1,8 @@
-"""SIGINT and SIGTERM at any moment: the right exit code soon, nobody left behind, nothing lost."""
+"""Signals at any moment: the right exit code soon, nobody left behind, nothing lost."""
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import signal
@@ -15,7 +16,7 @@ from jobs import Job, in_one_name
 from kills import Tally, let_through
 
 SOON_S = 5.0
-CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 
 
 def interrupts(
@@ -65,7 +66,7 @@ def everywhere(job: Job, folder: Path) -> Tally:
 def _one(job: Job, place: Path, numbers: random.Random, twice: bool) -> tuple[int, float]:
     """Exit code, and seconds from the signal to the end."""
     out, said = place / f"out{job.suffix}", place.parent / "said"
-    number = numbers.choice([signal.SIGINT, signal.SIGTERM])
+    number = numbers.choice(list(CODES))
     child = forks.start(job.command(out), said)
     ended = child.wait(numbers.uniform(0.05, max(0.1, job.seconds)))
     sent = time.monotonic()
@@ -93,3 +94,29 @@ def _require_clean(job: Job, out: Path, place: Path) -> None:
         assert in_one_name(out) == job.written, "a part of an output is there"
     left = {file.name for file in place.iterdir()} - {out.name}
     assert left <= {f"{out.name}.work"}, f"left behind: {sorted(left)}"
+
+
+def unread(job: Job, folder: Path) -> Tally:
+    """Output that nobody reads, as of ``| head``: the work is done, exit code 0, no error said."""
+    tally = Tally()
+    for what, descriptors in (("stdout", [1]), ("stderr", [2]), ("stdout and stderr", [1, 2])):
+        tally.trials += 1
+        place = folder / f"unread-{len(descriptors)}{descriptors[0]}"
+        place.mkdir()
+        out = place / f"out{job.suffix}"
+        ended = forks.run(job.command(out), folder / "said", partial(_close_reader, descriptors))
+        if (
+            ended.code
+            or "rror" in ended.said
+            or not out.exists()
+            or in_one_name(out) != job.written
+        ):
+            tally.failures.append(f"{job.name}, {what} unread: {ended.code} {ended.said[-300:]}")
+    return tally
+
+
+def _close_reader(descriptors: list[int]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    for descriptor in descriptors:
+        os.dup2(writer, descriptor)

@@ -15,7 +15,7 @@ import forks
 from cart_recordings import PATHS, write_recording
 from moving_boxes import ring
 
-INSTANTS, VOXEL, STEPS = 6, "0.08", 3
+INSTANTS, VOXEL, STEPS = 4, "0.1", 3
 """So few steps that each is a checkpoint, and so many that the first of them is let go."""
 
 
@@ -35,26 +35,28 @@ class Job:
 
 
 def write_recordings(folder: Path) -> list[Path]:
-    """Two recordings of the cart, small enough for a discovery in about a second."""
-    cameras = ring(2, width=96, height=72, focal=90)
+    """Two recordings of the cart, small enough for a discovery in half a second."""
+    cameras = ring(1, width=64, height=48, focal=60)
     paths = [path[:INSTANTS] for path in PATHS]
     return [write_recording(folder / f"r{k}", path, cameras) for k, path in enumerate(paths)]
 
 
 class Jobs:
-    """The jobs by name, prepared in ``folder`` when they are asked for: run undisturbed in this
-    process, so that it is warm, and in a child. Raises RuntimeError where the two differ."""
+    """The jobs by name, prepared when they are asked for in ``folder``, where what they read is as
+    well: run undisturbed in this process, so that it is warm, and in a child. Raises RuntimeError
+    where the two differ."""
 
     def __init__(self, folder: Path) -> None:
-        r0, r1 = write_recordings(folder)
+        self.recordings = r0, r1 = write_recordings(folder)
         scene = folder / "scene"
         voxel, resume = ("--voxel-size", VOXEL), ("--resume",)
-        self._folder = folder
+        self.folder = folder
         self._commands: dict[str, tuple[Callable[[Path], list[object]], tuple[str, ...], str]] = {
             "discover": (lambda out: ["discover", r0, "-o", out, *voxel], resume, ""),
             "learn": (
                 lambda out: ["learn", r0, r1, "-o", out, *voxel, "--steps", STEPS], resume, ""
             ),
+            "parse": (lambda out: ["parse", r0, "-o", out, *voxel], (), ""),
             "export": (lambda out: ["export", scene, "--to", "glb", "-o", out], (), ".glb"),
             "edit": (lambda out: ["edit", scene, "--remove", 0, "-o", out], (), ""),
         }  # fmt: skip
@@ -63,7 +65,7 @@ class Jobs:
 
     def __getitem__(self, name: str) -> Job:
         if name not in self._ready:
-            self._ready[name] = _prepared(name, *self._commands[name], self._folder)
+            self._ready[name] = _prepared(name, *self._commands[name], self.folder)
         return self._ready[name]
 
 

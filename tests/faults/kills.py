@@ -7,6 +7,7 @@ import math
 import random
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -108,10 +109,12 @@ def _require_whole_or_absent(job: Job, out: Path) -> None:
         assert in_one_name(out) == job.written, "what is there after a kill is not whole"
 
 
-def let_through(job: Job, out: Path, place: Path) -> None:
+def let_through(
+    job: Job, out: Path, place: Path, before: Callable[[], object] = lambda: None
+) -> None:
     """Runs to the end, undisturbed; then the bytes are right and nothing else is left."""
     if not out.exists() or job.again:
-        ended = forks.run([*job.command(out), *job.again], place / "said")
+        ended = forks.run([*job.command(out), *job.again], place / "said", before)
         assert ended.code == 0, f"resumed: exit code {ended.code}: {ended.said[-300:]}"
     assert in_one_name(out) == job.written, "the resumed run wrote other bytes"
     left = {file.name for file in place.iterdir()} - {"said", out.name}
