@@ -14,6 +14,7 @@ from scipy.spatial import cKDTree
 from protoscene.arrangement import ON, Piece, found_in, in_common, mostly
 from protoscene.dictionary.portrait import look, unplaced
 from protoscene.observe import Progress
+from protoscene.seams import Seams
 from protoscene.standing import Standing, components
 
 PART = 4.0
@@ -26,7 +27,7 @@ REACH, DENSE = 1.5, 6
 """What hangs together has so many points within so many voxels."""
 LEAST_POINTS = 40
 """Less surface is no thing."""
-WITHIN, SMALL = 0.8, 0.4
+WITHIN, SMALL = 0.8, 0.5
 """A piece of which this share lies within the box of a larger one, and which has less than that
 share of its points, belongs to it."""
 SMALLER, LEAST_SHARE = 0.85, 0.15
@@ -47,13 +48,14 @@ def grouped(
 ) -> Int[np.ndarray, " n"]:
     """The thing of each point of what stands, numbered from 0; −1 for crumbs.
 
-    The surface is covered by small parts (:func:`parts_of`). Parts that hang together are a piece.
+    The surface is covered by small parts (:func:`parts_of`). What hangs together, or goes on into
+    each other without a :mod:`seam <protoscene.seams>`, is a piece.
     A piece that is found in a larger one, agreeing in surface, free space and colour, is taken out
-    of it part by part; where none is, what two large pieces have in common, or one has twice, is a
-    piece of its own; until neither is found any more.
+    of it part by part, if seams part it from the rest; where none is, what two large pieces have in
+    common, or one has twice, is a piece of its own; until neither is found any more.
     """
-    parts = parts_of(found)
-    labels = whole_pieces(found, hanging_together(found))
+    parts, seams = parts_of(found), Seams.of(found)
+    labels = whole_pieces(found, seams.joined(hanging_together(found)))
     tried: set[tuple[int, int]] = set()
     compared: set[tuple[int, int]] = set()
     known: dict[int, Piece] = {}
@@ -63,9 +65,9 @@ def grouped(
         pieces = list(known.values())
         progress("group", n, MOST_PIECES)
         least = LARGE * float(np.median([p.area for p in pieces])) if pieces else 0.0
-        split = _best_pattern(found, labels, parts, pieces, least, tried)
+        split = _best_pattern(found, labels, parts, seams, pieces, least, tried)
         if split is None:
-            split = _best_common(found, labels, parts, pieces, least, compared)
+            split = _best_common(found, labels, parts, seams, pieces, least, compared)
         if split is None:
             break
         labels = split
@@ -154,7 +156,7 @@ def whole_pieces(
 
 
 def _best_pattern(
-    found: Standing, labels: Int[np.ndarray, " n"], parts: Int[np.ndarray, " n"],
+    found: Standing, labels: Int[np.ndarray, " n"], parts: Int[np.ndarray, " n"], seams: Seams,
     pieces: list[Piece], least: float, tried: set[tuple[int, int]],
 ) -> Int[np.ndarray, " n"] | None:  # fmt: skip
     """The labels after a piece, of ``least`` m² or more, that was found in a larger one is taken
@@ -171,7 +173,7 @@ def _best_pattern(
             split = None
             if agreement >= AGREED:
                 its = _on_pattern(found, labels, parts, pattern, pile, pose)
-                split = _taken_out(found, labels, pile, its)
+                split = _taken_out(found, labels, seams, pile, its)
             if split is None:
                 tried.add((pattern.label, pile.label))
             elif best is None or agreement * its.sum() > best[0]:
@@ -180,7 +182,7 @@ def _best_pattern(
 
 
 def _best_common(
-    found: Standing, labels: Int[np.ndarray, " n"], parts: Int[np.ndarray, " n"],
+    found: Standing, labels: Int[np.ndarray, " n"], parts: Int[np.ndarray, " n"], seams: Seams,
     pieces: list[Piece], least: float, compared: set[tuple[int, int]],
 ) -> Int[np.ndarray, " n"] | None:  # fmt: skip
     """The labels after the largest arrangement, of ``least`` m² or more, that is a proper part of
@@ -198,7 +200,7 @@ def _best_common(
             and max(common.shares) <= MOST_COMMON
             and common.shares[0] * first.area >= least
         ):
-            split = _taken_out(found, labels, first, common.points)
+            split = _taken_out(found, labels, seams, first, common.points)
         if common is None or split is None:
             compared.add(pair)
         elif best is None or common.purity * common.points.sum() > best[0]:
@@ -220,12 +222,16 @@ def _on_pattern(
 
 
 def _taken_out(
-    found: Standing, labels: Int[np.ndarray, " n"], pile: Piece, its: Bool[np.ndarray, " n"]
-) -> Int[np.ndarray, " n"] | None:
+    found: Standing, labels: Int[np.ndarray, " n"], seams: Seams, pile: Piece,
+    its: Bool[np.ndarray, " n"],
+) -> Int[np.ndarray, " n"] | None:  # fmt: skip
     """``labels`` with the points ``its`` of the ``pile`` as a piece of their own; what is left of
-    that is pieces anew. None where too little of it is taken out, or left."""
+    that is pieces anew. None where too little of it is taken out, or left, or where the cut follows
+    no seam: the half of a post is found in a higher one."""
     own = labels == pile.label
     if not LEAST_SHARE <= its.sum() / own.sum() <= 1 - LEAST_SHARE:
+        return None
+    if not seams.parted(its, own & ~its):
         return None
     only = components(found, own & ~its)
     taken = int(only.max()) + 1

@@ -26,6 +26,7 @@ from protoscene.scene import Scene
 from protoscene.shape import finish
 from protoscene.standing import Standing, floor_of, pictures_of, standing
 from protoscene.start import Thing
+from protoscene.undersides import opened
 from protoscene.volume import Evidence
 
 ONLY = np.ones(1, dtype=bool)
@@ -72,7 +73,7 @@ def parse(
     kinds = share(things, progress)
     kinds, objects = placed_things(kinds, seen)
     background = vacated(background, kinds, objects)
-    kinds = [replace(kind, members=(), things=()) for kind in kinds]
+    kinds = [replace(_opened(kind), members=(), things=()) for kind in kinds]
     return scene_of(kinds, objects, background, recording.times, made_by)
 
 
@@ -120,6 +121,12 @@ def placed_things(
                 kinds.append(alone(member, own, _portrait(own)))
             objects[member] = Found(which, thing.poses[0], agreement, seen[member])
     return kinds, [objects[k] for k in sorted(objects)]
+
+
+def _opened(kind: Kind) -> Kind:
+    if kind.confidence is None:
+        return kind
+    return replace(kind, rgba=opened(kind.rgba, kind.confidence))
 
 
 def _portrait(thing: Thing) -> Portrait | None:
