@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -194,3 +196,20 @@ def test_the_command_writes_a_scene_and_leaves_a_finished_one(
     assert "made from another seed (got 0, expected 1)" in capsys.readouterr().err
     assert main(["discover", *command[1:], "--resume"]) == 2
     assert "made from another command (got parse, expected discover)" in capsys.readouterr().err
+
+
+def test_an_interrupted_run_leaves_nothing_behind(
+    recording: Recording, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Neither half a scene nor a work folder: there is nothing that it could go on from."""
+
+    def interrupted(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr("protoscene.formats.load", lambda *_: recording)
+    monkeypatch.setattr(sys.modules["protoscene.parse"], "grouped", interrupted)
+    where = ["--voxel-size", "0.05", "--bounds", *map(str, BOUNDS)]
+    assert main(["parse", "room", "-o", str(tmp_path / "scene"), *where]) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "protoscene: error: interrupted"
+    assert list(tmp_path.iterdir()) == []

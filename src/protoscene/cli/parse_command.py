@@ -20,11 +20,13 @@ if TYPE_CHECKING:
 class Parse(Discover):
     """Explains a recording in which nothing moves: ground, walls, and things made of parts.
 
-    Parts that hang together are a thing; where things touch, one that is found elsewhere tells
-    them apart."""
+    A thing is whatever stands and hangs together by its surface, a post as well as a chair; what is
+    long and narrow is a wall. Where things touch, one that stands elsewhere too tells them apart,
+    along seams of their shapes or colours."""
 
     resume: Switch = False
-    """Leave a finished scene as it is; an interrupted run is done again, to the same bytes."""
+    """Leave a finished scene as it is. An interrupted run leaves nothing, and is done again, to the
+    same bytes: it takes about a minute."""
 
     def _discovered(self, lock: OutputLock) -> Scene:
         from protoscene.store import save_scene
