@@ -75,6 +75,10 @@ class Options:
     results: Path | None = None
     """Markdown file whose part about this study is replaced."""
 
+    def __post_init__(self) -> None:
+        if self.full:
+            self.rooms, self.steps = tuple(range(100, 164)), 20000
+
 
 def alone(thing: Thing, pose: tuple[float, float, float], voxel: float) -> Tensor:
     """The thing on a cube twice as long as itself, at x, y (m) from the middle, turned."""
@@ -246,8 +250,6 @@ def in_words(errors: Tensor) -> str:
 
 def main(options: Options) -> None:
     torch.set_num_threads(1)
-    if options.full:
-        options.rooms, options.steps = tuple(range(100, 164)), 20000
     begin = time.process_time()
     voxel = SIDE_M / options.size
     rooms = [halves(room(room_settings(s), options.size)).above for s in options.rooms]

@@ -124,20 +124,39 @@ def said(net: FatVoxels, rgba: Tensor) -> Finds:
 
 @torch.no_grad()
 def settled(net: FatVoxels, rgba: Tensor, parts: Parts) -> Finds:
-    """Parts that the network holds for possible, each turned as it fits best of the ways that are
-    likeliest, refined and laid where they explain enough, what explains most first, size after
-    size."""
-    which, poses = _poses(net, rgba, GUESSED, YAWS_TRIED)
+    """Parts that the network holds for possible, refined and laid where they explain enough, what
+    explains most first, size after size."""
+    guessed = _poses(net, rgba, GUESSED, YAWS_TRIED)
     field, found = left_of(rgba), []
     for number, size in enumerate(parts.sizes):
-        first, own = parts.first(number), parts.rgba[number]
-        mine = (which >= first) & (which < first + len(own))
-        if mine.any():
-            templates = Templates(own)
-            best = better(field, templates, which[mine] - first, poses[mine])
-            some = settle(field, templates, best.which, best.pose, size.least, size.fit)
-            found.append(Finds(some.which + first, some.pose, some.gain))
+        templates = Templates(parts.rgba[number])
+        best = _fitted(*guessed, parts.first(number), templates, field)
+        some = settle(field, templates, best.which, best.pose, size.least, size.fit)
+        found.append(Finds(some.which + parts.first(number), some.pose, some.gain))
     return Finds.joined(found)
+
+
+@torch.no_grad()
+def competitors(net: FatVoxels, rgba: Tensor, parts: Parts) -> Finds:
+    """The same, each refined as if it were alone; of those of a size whose middles end in the same
+    cell the one of most gain."""
+    guessed = _poses(net, rgba, GUESSED, YAWS_TRIED)
+    field, found = left_of(rgba), []
+    for number in range(len(parts.sizes)):
+        first = parts.first(number)
+        some = _fitted(*guessed, first, Templates(parts.rgba[number]), field)
+        _, rows = np.unique(some.pose[:, :3] // (2 * STRIDE), axis=0, return_index=True)
+        found.append(Finds(some.which[rows] + first, some.pose[rows], some.gain[rows]))
+    return Finds.joined(found)
+
+
+def _fitted(
+    which: np.ndarray, poses: np.ndarray, first: int, templates: Templates, field: np.ndarray
+) -> Finds:
+    """Of the parts from number ``first`` on, for which ``templates`` are, each turned as it fits
+    best of the ways that are likeliest."""
+    mine = (which >= first) & (which < first + len(templates.rgba))
+    return better(field, templates, which[mine] - first, poses[mine])
 
 
 def _poses(net: FatVoxels, rgba: Tensor, least: float, yaws: int) -> tuple[np.ndarray, np.ndarray]:

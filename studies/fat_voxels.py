@@ -10,6 +10,7 @@ bits of a code: those of a coarser volume of the same IoU, as a sparse grid and 
 
 from __future__ import annotations
 
+import hashlib
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,6 +35,7 @@ from safetensors.torch import load_file, save_file
 from static_scenes import room, room_settings, seen_from_above
 from torch import Tensor
 
+from protoscene.networks.fat_voxels import FatVoxels
 from protoscene.parts import SIZES, Parts, Size, code_bits, decode, encode, learn
 from protoscene.pursuit import Finds
 
@@ -54,13 +56,18 @@ class Options:
     size: int = 256
     steps: int = 2500
     """Of the network, in all its seeds; 0: none."""
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[int, ...] = (0, 1, 2)
     """Of the network."""
     full: bool = False
     """Many rooms and steps, for a graphics card's machine."""
     out: Path = Path("build/studies")
     results: Path | None = None
     """Markdown file whose part about this study is replaced."""
+
+    def __post_init__(self) -> None:
+        if self.full:
+            self.rooms, self.passes = tuple(range(100, 116)), 3
+            self.lessons, self.steps = tuple(range(100, 164)), 20000
 
 
 def sizes_for(size: int) -> tuple[Size, ...]:
@@ -161,20 +168,42 @@ def learnt(options: Options) -> tuple[Parts, float]:
     return parts, seconds
 
 
-def by_network(
-    parts: Parts, options: Options, tests: list[Halves], grounds: list[Finds]
-) -> tuple[dict[str, list[Measured]], list[Finds], float]:
-    """Codes that networks say, of all seeds: as they are, and refined where they lie; the last
-    seed's, and CPU seconds of training one."""
+def networks(parts: Parts, options: Options) -> tuple[list[FatVoxels], float]:
+    """Of each seed a network, and CPU seconds of training one; they too are learnt once per folder
+    (which must not be kept when their training is changed)."""
+    asked = (options.size, options.passes, options.rooms, options.lessons, options.steps)
+    name = hashlib.sha256(repr(asked).encode()).hexdigest()[:12]
+    files = [options.out / f"fat_voxels-{name}-{seed}.safetensors" for seed in options.seeds]
+    nets, spent, lessons = [], 0.0, []
+    for seed, file in zip(options.seeds, files, strict=True):
+        if not file.exists():
+            lessons = lessons or taught(parts, options)
+            begin = time.process_time()
+            made = train(lessons, parts, options.steps, seed).state_dict()
+            seconds = torch.tensor(time.process_time() - begin)
+            save_file({**made, "seconds": seconds}, file)
+        kept = load_file(file)
+        spent += float(kept.pop("seconds"))
+        net = FatVoxels(len(parts), STRIDE)
+        net.load_state_dict(kept)
+        nets.append(net.eval())
+    return nets, spent / len(nets)
+
+
+def taught(parts: Parts, options: Options) -> list[Lesson]:
+    """Rooms and their codes by search."""
     rooms = rooms_of(options.lessons, options.size)
     tall = max(-(-one.above.shape[1] // STRIDE) * STRIDE for one in rooms)
-    lessons = [Lesson.of(one.above, encode(one.above, parts), tall) for one in rooms]
+    return [Lesson.of(one.above, encode(one.above, parts), tall) for one in rooms]
+
+
+def by_network(
+    parts: Parts, nets: list[FatVoxels], tests: list[Halves], grounds: list[Finds]
+) -> tuple[dict[str, list[Measured]], list[Finds]]:
+    """Codes that networks say: as they are, and refined where they lie; the last network's."""
     found: dict[str, list[Measured]] = {"network": [], "network, refined": []}
-    last, spent = [], 0.0
-    for seed in options.seeds:
-        begin = time.process_time()
-        net = train(lessons, parts, options.steps, seed)
-        spent += time.process_time() - begin
+    last: list[Finds] = []
+    for net in nets:
         last = []
         for test, ground in zip(tests, grounds, strict=True):
             begin = time.process_time()
@@ -185,14 +214,11 @@ def by_network(
             found["network"].append(measure(parts, test, code, ground, middle - begin))
             found["network, refined"].append(measure(parts, test, better, ground, end - middle))
             last += [code, better]
-    return found, last, spent / len(options.seeds)
+    return found, last
 
 
 def main(options: Options) -> None:
     torch.set_num_threads(1)
-    if options.full:
-        options.rooms, options.passes = tuple(range(100, 116)), 3
-        options.lessons, options.steps = tuple(range(100, 164)), 20000
     parts, seconds = learnt(options)
     tests = rooms_of(options.tests, options.size)
     grounds = [encode(tests[0].below, parts)] * len(tests)
@@ -200,7 +226,8 @@ def main(options: Options) -> None:
     lines = [HEAD, row("search", found)]
     shown, taught = [codes[0]], ""
     if options.steps:
-        said_by, last, spent = by_network(parts, options, tests, grounds)
+        nets, spent = networks(parts, options)
+        said_by, last = by_network(parts, nets, tests, grounds)
         lines += [row(name, measured) for name, measured in said_by.items()]
         shown += last[:2]
         taught = (

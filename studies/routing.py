@@ -2,24 +2,24 @@
 
     python studies/routing.py --results docs/results.md
 
-One encoder for both, and no parameter besides: every cell of a room unseen before proposes, for
-each size of part, the part and pose of most gain around it, by one matrix product, refined. One
-shot keeps those whose own gain is enough (softmax over the cell's parts and none). Routing lets
-them compete for what several claim, over one to three rounds, and keeps those whose gain is enough
-of what is left to them. Matching pursuit, which looks again after each part, is the bound.
+One encoder for both, and no parameter besides. Candidates are what the networks of
+``studies/fat_voxels.py`` hold for possible in rooms unseen before, of each cell and size one; and
+beside it, of every cell, the part and pose of most gain by one matrix product. All are refined.
+One shot keeps those whose own gain is enough. Routing lets them compete for what several claim,
+over one to three rounds, and keeps those whose gain is enough of what is left to them. Matching
+pursuit, which looks again after each part, is the bound.
 """
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 import tyro
-from fat_voxels import Options as Learning
-from fat_voxels import learnt, picture
+from fat_voxel_network import competitors, settled
+from fat_voxels import Options, learnt, networks, picture
 from results_page import write_between_markers
 from room_measures import STRIDE, Halves, colour_psnr, halves, iou
 from static_scenes import room, room_settings
@@ -30,21 +30,6 @@ from protoscene.laid import left_of
 from protoscene.parts import Parts, decode, encode
 from protoscene.pursuit import Finds, Templates, claims, proposals
 from protoscene.routing import TEMPERATURES, route
-
-
-@dataclass
-class Options:
-    """Compares ways to choose among parts that claim the same space."""
-
-    rooms: tuple[int, ...] = (100, 101, 102, 103)
-    tests: tuple[int, ...] = (20, 21, 22)
-    passes: int = 2
-    size: int = 256
-    full: bool = False
-    """Many rooms, for a larger machine."""
-    out: Path = Path("build/studies")
-    results: Path | None = None
-    """Markdown file whose part about this study is replaced."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,18 +43,22 @@ class Proposed:
     voxel: Tensor
 
 
-def proposed(rgba: Tensor, parts: Parts) -> Proposed:
+def searched(rgba: Tensor, parts: Parts) -> Finds:
     """Of each cell and size of part the best one."""
-    field, codes, least = left_of(rgba), [], []
-    for number, size in enumerate(parts.sizes):
-        if len(parts.rgba[number]):
-            some = proposals(field, Templates(parts.rgba[number]), STRIDE)
-            codes.append(Finds(some.which + parts.first(number), some.pose, some.gain))
-            least += [size.least] * len(some.which)
-    code = Finds.joined(codes)
+    field, codes = left_of(rgba), []
+    for number in range(len(parts.sizes)):
+        some = proposals(field, Templates(parts.rgba[number]), STRIDE)
+        codes.append(Finds(some.which + parts.first(number), some.pose, some.gain))
+    return Finds.joined(codes)
+
+
+def claiming(code: Finds, rgba: Tensor, parts: Parts) -> Proposed:
+    """What the parts of a code claim of a volume of which nothing is explained."""
     volumes = [one for own in parts.rgba for one in own]
-    value, owner, voxel = claims(field, [volumes[k] for k in code.which], code.pose)
-    return Proposed(code, torch.tensor(least), *map(torch.from_numpy, (value, owner, voxel)))
+    value, owner, voxel = claims(left_of(rgba), [volumes[k] for k in code.which], code.pose)
+    sizes = np.repeat([size.least for size in parts.sizes], [len(own) for own in parts.rgba])
+    least = torch.from_numpy(sizes[code.which])
+    return Proposed(code, least, *map(torch.from_numpy, (value, owner, voxel)))
 
 
 def kept(some: Proposed, temperatures: tuple[float, ...]) -> Finds:
@@ -93,40 +82,64 @@ def measure(code: Finds, parts: Parts, test: Halves) -> list[float]:
     return [iou(drawn, test.above), colour_psnr(drawn, test.above), entropy, len(code.which)]
 
 
+Rows = dict[str, list[list[float]]]
+
+
+def compared(code: Finds, bound: Finds, parts: Parts, test: Halves, rows: Rows) -> dict[str, Finds]:
+    """Appends to ``rows`` the figures of each way to choose among the candidates ``code``."""
+    some = claiming(code, test.above, parts)
+    codes = {name: kept(some, temperatures) for name, temperatures in WAYS.items()}
+    codes["matching pursuit"] = bound
+    for name, one in codes.items():
+        rows.setdefault(name, []).append(measure(one, parts, test))
+    return codes
+
+
+def lines_of(source: str, rows: Rows, n_tests: int) -> list[str]:
+    """``rows``: of each network one after another its rooms."""
+    lines = []
+    for name, found in rows.items():
+        of = np.array(found).reshape(-1, n_tests, 4)
+        same, psnr, entropy, n = of.mean(axis=(0, 1))
+        spread = [of.mean(axis=1)[:, column].std() for column in (0, 2)]
+        lines.append(
+            f"| {source} | {name} | {same:.3f} ± {spread[0]:.3f} | {of[..., 0].min():.3f} | "
+            f"{psnr:.1f} | {entropy:.3f} ± {spread[1]:.3f} | {n:.0f} |"
+        )
+    return lines
+
+
 def main(options: Options) -> None:
     torch.set_num_threads(1)
-    if options.full:
-        options.rooms = tuple(range(100, 116))
-    learning = Learning(
-        rooms=options.rooms, passes=options.passes, size=options.size, out=options.out
-    )
-    parts, _ = learnt(learning)
+    parts, _ = learnt(options)
+    nets, _ = networks(parts, options)
     begin = time.process_time()
     tests = [halves(room(room_settings(seed), options.size)) for seed in options.tests]
-    rows: dict[str, list[list[float]]] = {}
-    shown: list[Tensor] = [tests[0].above]
-    for number, test in enumerate(tests):
-        some = proposed(test.above, parts)
-        codes = {name: kept(some, temperatures) for name, temperatures in WAYS.items()}
-        codes["matching pursuit"] = encode(test.above, parts)
-        for name, code in codes.items():
-            rows.setdefault(name, []).append(measure(code, parts, test))
-            if number == 0 and name in ("one shot", "routing, 3 rounds"):
-                shown.append(decode(code, parts, test.grid).rgba)
     lines = [
-        "| who represents | IoU | worst | colour, dB | usage entropy | parts laid |",
-        "|---" * 6 + "|",
+        "| candidates by | who represents | IoU | worst | colour, dB | usage entropy "
+        "| parts laid |",
+        "|---" * 7 + "|",
     ]
-    for name, found in rows.items():
-        same, psnr, entropy, n = np.mean(found, axis=0)
-        worst = min(row[0] for row in found)
-        lines.append(
-            f"| {name} | {same:.3f} | {worst:.3f} | {psnr:.1f} | {entropy:.3f} | {n:.0f} |"
-        )
+    shown: list[Tensor] = [tests[0].above]
+    rows: Rows = {}
+    for net in nets:
+        for test in tests:
+            above = test.above
+            bound = settled(net, above, parts)
+            codes = compared(competitors(net, above, parts), bound, parts, test, rows)
+            if len(shown) == 1:
+                two = (codes["one shot"], codes["routing, 3 rounds"])
+                shown += [decode(code, parts, test.grid).rgba for code in two]
+    lines += lines_of("network", rows, len(tests))
+    rows = {}
+    for test in tests:
+        above = test.above
+        compared(searched(above, parts), encode(above, parts), parts, test, rows)
+    lines += lines_of("matrix product", rows, len(tests))
     title = (
         f"Rooms {', '.join(map(str, options.tests))} at {options.size}³, {len(parts)} parts learnt "
-        f"from rooms {', '.join(map(str, options.rooms))}; the same candidates, of each cell and "
-        f"size one. {time.process_time() - begin:.0f} CPU s."
+        f"from rooms {', '.join(map(str, options.rooms))}, {len(nets)} networks of "
+        f"{options.steps} steps (± over them); {time.process_time() - begin:.0f} CPU s."
     )
     text = "\n".join([title, "", *lines])
     print(text)

@@ -26,8 +26,32 @@ def test_fat_voxels(study, tmp_path, capsys) -> None:
 
 def test_routing(study, tmp_path, capsys) -> None:
     routing = study("routing")
-    routing.main(routing.Options(rooms=(0,), tests=(0,), size=64, out=tmp_path))
+    options = routing.Options(
+        rooms=(0,), lessons=(0,), tests=(0,), steps=2, seeds=(0,), size=64, out=tmp_path
+    )
+    routing.main(options)
     out = capsys.readouterr().out
-    shot, routed = numbers(out, "one shot"), numbers(out, "routing, 3 rounds")
+    by_product = out[out.index("| matrix product |") :].replace("| matrix product ", "")
+    shot, routed = numbers(by_product, "one shot"), numbers(by_product, "routing, 3 rounds")
     assert 0 < routed[4] < shot[4]  # who competes, lays fewer
     assert routed[0] > 0.3
+    assert out.count("| network |") == 5
+    assert numbers(by_product, "matching pursuit")[0] >= shot[0]
+
+
+def test_capsules(study, tmp_path, capsys) -> None:
+    capsules = study("capsules")
+    capsules.main(
+        capsules.Options(rooms=(0,), tests=(1,), seeds=(0,), steps=2, size=64, out=tmp_path)
+    )
+    out = capsys.readouterr().out
+    with_yaw, without = numbers(out, "place and yaw"), numbers(out, "place alone")
+    assert with_yaw[0] == without[0] >= 1
+    assert all(0 <= share <= 1 for share in with_yaw[1:7])
+    assert "Turned by 90°" in out
+
+
+def test_full_settings_are_larger(study) -> None:
+    for name in ("fat_voxels", "routing", "capsules"):
+        options = study(name).Options
+        assert len(options(full=True).rooms) > len(options().rooms)
