@@ -11,7 +11,7 @@ import torch
 from protoscene.geometry import Grid
 from protoscene.laid import YAWS, explain, left_of, window
 from protoscene.parts import Parts, Size, code_bits, decode, encode, learn
-from protoscene.pursuit import Finds, Templates, content, pursue
+from protoscene.pursuit import Finds, Templates, better, content, pursue
 
 SIZE = Size(16, 6, 24, 0.5, 0.5)
 GRID = Grid((0.0, 0.0, 0.0), 0.1, (24, 56, 56))
@@ -65,6 +65,27 @@ def test_what_is_laid_is_found(pose: tuple[int, ...]) -> None:
     assert overlap(decode(found, PARTS, GRID).rgba, volume) > 0.8
 
 
+LARGE = torch.nn.functional.interpolate(hook()[None], scale_factor=2.0)[0]
+
+
+@pytest.mark.parametrize("scale", [-4, -2, 0, 2, 3])
+def test_the_scale_of_a_large_part_is_found(scale: int) -> None:
+    parts = Parts((Size(32, 2, 200, 0.5, 0.5),), (LARGE[None],))
+    volume = laid((0, 60, 52, 22, 37, scale), parts=parts)
+    found = encode(volume, parts)
+    assert found.which.tolist() == [0]
+    assert abs(found.pose[0, 4] - scale) <= 1
+    assert overlap(decode(found, parts, GRID).rgba, volume) > 0.9
+
+
+def test_parts_of_two_sizes_are_told_apart() -> None:
+    parts = Parts((Size(32, 2, 400, 0.5, 0.5), SIZE), (LARGE[None], PARTS.rgba[0][1:]))
+    volume = laid((0, 40, 40, 22, 20, 1), (1, 88, 84, 22, 0, 0), parts=parts)
+    found = encode(volume, parts)
+    assert found.which.tolist() == [0, 1]
+    assert np.abs(found.pose[:, :3] - [[40, 40, 22], [88, 84, 22]]).max() <= 1
+
+
 def test_a_turned_volume_has_the_same_code_turned() -> None:
     volume = laid((0, 33, 35, 20, 11, 0), (1, 76, 70, 22, 0, 0))
     turned = torch.rot90(volume, -1, (2, 3)).contiguous()  # x, y → −y, x
@@ -84,6 +105,20 @@ def test_the_gain_of_a_part_where_it_lies_is_its_voxels_and_then_nothing_is_left
     assert found.gain[0] == pytest.approx(float(hook()[3].sum()), rel=0.01)
     assert field[..., 0].sum() == 0
     assert len(pursue(field, Templates(PARTS.rgba[0]), 24, 0.5).which) == 0
+
+
+def test_of_several_ways_to_lay_a_part_the_best_is_kept_and_the_best_part_comes_first() -> None:
+    volume = laid((0, 40, 40, 20, 40, 0), (1, 84, 80, 22, 0, 0))
+    field = left_of(volume)
+    poses = np.zeros((2, 3, 5), np.int64)
+    poses[0] = [[40, 40, 20, 104, 0], [42, 39, 20, 36, 0], [40, 40, 20, 8, 0]]
+    poses[1] = [[84, 80, 22, 0, 0], [70, 70, 22, 0, 0], [90, 90, 22, 0, 0]]
+    found = better(field, Templates(PARTS.rgba[0]), np.array([0, 1]), poses)
+    order = [1, 0] if drum()[3].sum() > hook()[3].sum() else [0, 1]
+    assert found.which.tolist() == order
+    one = found.pose[order.index(0)]
+    assert np.abs(one[:3] - [40, 40, 20]).max() <= 1 and abs(one[3] - 40) <= 1
+    assert field[..., 0].sum() == pytest.approx(float(volume[3].sum()))  # left as it is
 
 
 def test_free_space_and_colour_count_against_a_part() -> None:
