@@ -40,8 +40,11 @@ PATCH = 16
 RESTART_EVERY, COLOUR, COMMITMENT = 20, 2.0, 0.25
 """Steps between rebirths, what colour counts beside occupancy, and what the distance of a vector
 from its code does."""
-FITTED_RATE, FITTED_STEPS = 0.02, 150
-"""Of the vectors that are fitted: learning rate, and steps for the vector of an unseen patch."""
+FITTED_RATE, ASKED_RATE, ASKED_STEPS = 0.1, 0.25, 80
+"""Of vectors that are fitted, learning rates: in training, and of an unseen patch; its steps."""
+MORE = 4
+"""Times as many patches a step, with so many times fewer positions, where vectors are fitted: each
+has only those steps in which it is drawn."""
 
 
 @dataclass
@@ -56,8 +59,7 @@ class Options:
     test_patches: int = 300
     steps: int = 500
     fitting: int = 1500
-    """Steps of the nets without an encoder, which are cheaper: each patch's vector has only those
-    steps in which it is drawn."""
+    """Steps of the nets without an encoder, which are cheaper."""
     batch: int = 32
     positions: int = 256
     size: int = 128
@@ -190,10 +192,11 @@ def fitted(
     for step in range(options.fitting):
         left = (1 - step / options.fitting) ** 0.5
         own.param_groups[0]["lr"], shared.param_groups[0]["lr"] = FITTED_RATE * left, 2e-3 * left
-        chosen = torch.randint(len(patches), (options.batch,), generator=random).to(patches.device)
+        chosen = torch.randint(len(patches), (MORE * options.batch,), generator=random)
+        codes = vectors(chosen.to(patches.device))
         own.zero_grad()
         shared.zero_grad()
-        wrong(field, vectors(chosen), patches[chosen], options.positions, random).backward()
+        wrong(field, codes, patches[chosen], options.positions // MORE, random).backward()
         own.step()
         shared.step()
     return field.requires_grad_(False), vectors.weight.detach()
@@ -205,9 +208,9 @@ def fitted_vectors(
     """The vectors of patches that the field has not seen, by Adam from 0."""
     random = torch.Generator().manual_seed(0)
     vectors = torch.zeros(len(patches), options.code_dim, device=patches.device).requires_grad_()
-    optimiser = torch.optim.Adam([vectors], lr=FITTED_RATE)
-    for step in range(FITTED_STEPS):
-        optimiser.param_groups[0]["lr"] = FITTED_RATE * (1 - step / FITTED_STEPS) ** 0.5
+    optimiser = torch.optim.Adam([vectors], lr=ASKED_RATE)
+    for step in range(ASKED_STEPS):
+        optimiser.param_groups[0]["lr"] = ASKED_RATE * (1 - step / ASKED_STEPS) ** 0.5
         optimiser.zero_grad()
         wrong(field, vectors, patches, options.positions, random).backward()
         optimiser.step()
