@@ -15,9 +15,9 @@ PACKAGE = ROOT / "src" / "protoscene"
 
 ORDER = re.findall(
     r"\w+",
-    """errors files memory threads buffers lanes geometry boxes volume recording formats conventions
-check observe network_input packing prototypes decoders fields neural placements motion assign codebook
-compose render losses
+    """errors files memory threads buffers lanes geometry boxes volume recording formats
+sweep_conventions conventions check observe network_input packing prototypes decoders fields neural
+placements motion assign codebook compose render losses
 heatmap gains slots joint routing laid pursuit parts
 scene layers surface edit sealed volume_file scene_json store ranks checkpoints training
 records stages background propose follow crops register detail backdrop

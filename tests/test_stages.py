@@ -111,7 +111,7 @@ def flip(file: Path) -> None:
     file.write_bytes(data)
 
 
-@pytest.mark.parametrize("name", ["stage.json", "state.safetensors"])
+@pytest.mark.parametrize("name", ["stage.json", "state-0.safetensors"])
 @pytest.mark.parametrize(
     "damage", [flip, lambda f: f.write_bytes(f.read_bytes()[:-1]), Path.unlink],
     ids=["flipped", "cut", "gone"],

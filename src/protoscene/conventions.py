@@ -18,6 +18,7 @@ from scipy import ndimage
 from protoscene.errors import Refused
 from protoscene.geometry import rigid_inverse
 from protoscene.recording import Frame, Recording, View
+from protoscene.sweep_conventions import require_sweep_conventions
 
 SCALES = (1.0, 1e-3, 1e-2, 1e-1, 1 / 5, 1 / 5000, 5.0, 1e1, 1e2, 1e3, 5e3)
 """What depths may have to be multiplied with: metres, centi- and millimetres and tenths of them for
@@ -97,7 +98,11 @@ class Fit:
 def require_conventions(recording: Recording) -> None:
     """Raises Refused where depths and poses fit clearly better in another reading: 5 times with
     another scale, 2 times with another convention. Silent where nothing can be said: one camera
-    that stands still, pictures that do not overlap, LiDAR sweeps."""
+    that stands still, pictures that do not overlap. LiDAR sweeps are judged by
+    :mod:`protoscene.sweep_conventions`."""
+    if recording.sweeps:
+        require_sweep_conventions(recording)
+        return
     fits = fitted(recording)
     best = better_reading(fits)
     if best is not None:

@@ -72,6 +72,7 @@ def discover(
     }
     stages = _stages(work, recording, voxel_size, bounds, seed)
     if recording.sweeps:
+        require_conventions(recording)
         scene = discover_sweeps(recording, voxel_size, bounds, progress, stages)
         return replace(scene, made_by=made_by)
     grid = grid_that_fits(recording, voxel_size, bounds)

@@ -7,7 +7,7 @@ where it has just been computed: whoever goes on from it has the same bits befor
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,7 +28,9 @@ from protoscene.sealed import (
 )
 
 FORMAT, VERSION = "protoscene-stage", 1
-JSON_NAME, STATE = "stage.json", "state.safetensors"
+JSON_NAME = "stage.json"
+FILE_BYTES = 2**24
+"""Tensors of a stage share a file up to so many: writing one takes twice its bytes in memory."""
 
 T = TypeVar("T")
 
@@ -61,8 +63,9 @@ class Stages:
         cannot be written, with the stages before it kept."""
         place = None if self.folder is None else self.folder / name
         if place is not None and place.exists() and (stage := self._read(place)):
-            tensors = read_listed(place, stage, STATE)
-            kept = stage.outcome, {n: t.clone() for n, t in tensors.items()}  # as if just made
+            read = [read_listed(place, stage, name) for name in stage.files]
+            kept = stage.outcome, {n: t.clone() for own in read for n, t in own.items()}  # as made
+            del read
         else:
             kept = packed(compute())
             if place is not None:
@@ -94,6 +97,19 @@ class Stages:
             )  # fmt: skip
 
         try:
-            save_sealed(place, JSON_NAME, {STATE: tensors}, entry)
+            save_sealed(place, JSON_NAME, _in_files(tensors), entry)
         except Refused as problem:  # by the disk, not of the input
             raise Failed(str(problem)) from None
+
+
+def _in_files(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """The tensors one after the other, as many to a file as ``FILE_BYTES`` allow."""
+    files: list[dict[str, Tensor]] = []
+    size = FILE_BYTES
+    for name, tensor in tensors.items():
+        size += tensor.nbytes
+        if size > FILE_BYTES:
+            files.append({})
+            size = tensor.nbytes
+        files[-1][name] = tensor
+    return {f"state-{k}.safetensors": own for k, own in enumerate(files)}
