@@ -130,8 +130,9 @@ def drawn_rooms(
     given: dict[str, list[Tensor]] = {"low": [], "low_points": [], "low_rgba": []}
     turns, mirrored = int(random.integers(4)), bool(random.integers(2))
     chosen = [rooms[k] for k in random.integers(len(rooms), size=ROOMS)]
+    n_points = min(options.points, *(len(one.points[0]) for one in chosen))
     for one in chosen:
-        some = random.permutation(len(one.points[0]))[: options.points]
+        some = random.permutation(len(one.points[0]))[:n_points]
         given["low"].append(_turned(one.shares[0], turns, mirrored))
         given["low_points"].append(_turned_points(one.points[0][some], turns, mirrored))
         given["low_rgba"].append(one.rgba[0][some])
