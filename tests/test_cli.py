@@ -203,6 +203,55 @@ sys.exit(cli.main(["check", "r"]))
     assert done.stderr == "protoscene: error: terminated\n"
 
 
+@pytest.mark.parametrize(
+    ("handler", "code", "said"),
+    [("SIG_DFL", 129, ("", "protoscene: error: hung up\n")), ("SIG_IGN", 0, ("went on\n", ""))],
+)
+def test_a_terminal_that_hangs_up_ends_the_work_unless_under_nohup(
+    handler: str, code: int, said: tuple[str, str]
+) -> None:
+    program = f"""
+import os, signal, sys
+from protoscene import cli
+from protoscene.cli.commands import Check
+signal.signal(signal.SIGHUP, signal.{handler})
+def work(_):
+    os.kill(os.getpid(), signal.SIGHUP)
+    print("went on")
+Check.run = work
+sys.exit(cli.main(["check", "r"]))
+"""
+    environment = {**os.environ, "PYTHONPATH": SOURCE}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=20)
+    assert (done.returncode, done.stdout, done.stderr) == (code, *said)
+
+
+def test_that_nobody_reads_stderr_ends_no_work() -> None:
+    program = """
+import sys
+from protoscene import cli
+from protoscene.cli.commands import Check
+from protoscene.cli.terminal import complain, progress
+def work(_):
+    with progress() as show:
+        show("observe", 0, 2)
+        complain("note", "is not read")
+        print("went on")
+Check.run = work
+sys.exit(cli.main(["check", "r"]))
+"""
+    reader, writer = os.pipe()
+    os.close(reader)
+    environment = {**os.environ, "PYTHONPATH": SOURCE}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(
+        command, env=environment, stdout=subprocess.PIPE, stderr=writer, timeout=20
+    )
+    os.close(writer)
+    assert (done.returncode, done.stdout) == (0, b"went on\n")
+
+
 def test_a_second_signal_ends_the_process_at_once() -> None:
     program = """
 import sys, time

@@ -18,6 +18,7 @@ from protoscene.files import (
     OutputLock,
     check_disk_space,
     discard_folder,
+    make_folder,
     new_folder,
     prepare_output,
     remove_temporaries,
@@ -55,6 +56,16 @@ def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(os, "write", lambda f, data: write(f, bytes(data[:3])))
     write_file(tmp_path / "a", b"0123456789")
     assert (tmp_path / "a").read_bytes() == b"0123456789"
+
+
+def test_the_names_of_new_folders_are_flushed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[Path] = []
+    monkeypatch.setattr(files, "_sync_folder", flushed.append)
+    make_folder(tmp_path / "a/b")
+    make_folder(tmp_path / "a/b")  # there is nothing to be done
+    assert flushed == [tmp_path, tmp_path / "a"] and (tmp_path / "a/b").is_dir()
 
 
 def test_a_disk_that_loses_bytes_is_noticed(

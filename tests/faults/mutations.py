@@ -24,6 +24,7 @@ class Mutation:
 FILES, STORE = ("tests/test_files.py",), ("tests/test_store.py", "-k", "flipped or listed")
 TRAINING = ("tests/test_training.py", "-k", "finite")
 LAYOUT = ("tests/test_layout.py", "-k", "forbidden")
+COMMAND_LINE = "tests/test_cli.py"
 CORRUPTION, NAMES = ("tests/faults/test_corruption.py",), "tests/test_hostile_names.py"
 
 
@@ -86,8 +87,17 @@ MUTATIONS = [
     Mutation("escapes on the page", "report/sections.py",
              "return html.escape(printable(str(value)))", "return printable(str(value))",
              (NAMES, "-k", "node")),
+    Mutation("names of folders flushed", "files.py",
+             "        path.mkdir(exist_ok=True)\n        _sync_folder(path.parent)",
+             "        path.mkdir(exist_ok=True)", FILES),
+    Mutation("what is resumed is the same run", "checkpoints.py",
+             "if then.get(name) != now.get(name):", "if False:", ("tests/test_stages.py",)),
+    Mutation("nobody reads stderr", "cli/terminal.py", "with suppress(BrokenPipeError):",
+             "with suppress():", (COMMAND_LINE, "-k", "nobody")),
+    Mutation("nohup", "cli/interrupts.py", "if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:",
+             "if False:", (COMMAND_LINE, "-k", "nohup")),
     Mutation("one signal, one exit code", "cli/interrupts.py", "self.code = 128 + number",
-             "self.code = 70", ("tests/test_cli.py", "-k", "signal")),
+             "self.code = 70", (COMMAND_LINE, "-k", "signal")),
 ]  # fmt: skip
 
 
