@@ -45,8 +45,8 @@ from protoscene.synth.things import Thing
 SIDE = 32
 """Voxels along a capsule's window."""
 HALF_CELL_M = 0.08
-MOST = 360
-"""Windows to learn from."""
+MOST = 30
+"""Windows of a room to learn from."""
 MOVES = {
     "90°": (0.0, 0.0, math.pi / 2),
     "half a cell": (HALF_CELL_M, 0.0, 0.0),
@@ -263,7 +263,7 @@ def main(options: Options) -> None:
     shown = [seen_from_above(tests[0].numpy())]
     equivariance = ""
     for name, posing in POSINGS.items():
-        windows = [drawn(Seen.of(rgba, posing).windows, MOST // len(rooms)) for rgba in rooms]
+        windows = [drawn(Seen.of(rgba, posing).windows, MOST) for rgba in rooms]
         coders = [make_coder(torch.cat(windows), options, seed) for seed in options.seeds]
         random = np.random.default_rng(0)
         stood = [stand(thing, posing, coders, random, voxel) for thing in things]

@@ -39,6 +39,8 @@ class Size:
     strict: float
 
 
+SEVERAL = 3
+"""So many parts are tried at a place in encoding."""
 WORTH = 4
 """So many times what a find must explain must be left where a new part is made."""
 SIZES = (Size(32, 80, 600, 0.7, 0.85), Size(16, 176, 24, 0.4, 0.65))
@@ -87,7 +89,8 @@ def encode(
     field, found = left_of(rgba), []
     for number, size in enumerate(parts.sizes):
         if len(parts.rgba[number]):
-            some = pursue(field, Templates(parts.rgba[number]), size.least, size.fit)
+            templates = Templates(parts.rgba[number])
+            some = pursue(field, templates, size.least, size.fit, several=SEVERAL)
             found.append(Finds(some.which + parts.first(number), some.pose, some.gain))
     if rest is not None:
         rest.append(field)

@@ -97,9 +97,12 @@ class Templates:
             points = np.ascontiguousarray(zyx[:, ::-1])
             self.solid.append((points, share * own[at].double().numpy(), share))
 
-    def best(self, field: np.ndarray, least: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
-        """Of each place (z, y, x in pooled voxels) with more than ``least`` voxels to explain: the
-        look of most gain (part · LOOKED_YAWS + yaw) and the gain."""
+    def best(
+        self, field: np.ndarray, least: float = 0.0, several: int = 1
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Of each place (z, y, x in pooled voxels) with more than ``least`` voxels to explain: of
+        the ``several`` parts of most gain the best look each (part · LOOKED_YAWS + yaw), and the
+        gain of the first."""
         left = torch.from_numpy(_pooled(field, self.factor))
         occupied = F.max_pool3d(F.pad(left[:1], (1,) * 6), 2, stride=1)[0]
         # No part that is turned reaches farther than six pooled voxels.
@@ -119,11 +122,12 @@ class Templates:
             at = (some * strides).sum(dim=1)[:, None] + inner
             seen = flat[:, at].movedim(0, 1).flatten(1)
             scores = (seen if self.basis is None else seen @ self.basis) @ self.looks.T
-            most = scores.max(dim=1)
-            gains.append(most.values * self.factor**3)
-            looks.append(most.indices)
+            yaws = scores.unflatten(1, (-1, LOOKED_YAWS)).max(dim=2)
+            most = yaws.values.topk(min(several, yaws.values.shape[1]), dim=1)
+            gains.append(most.values[:, 0] * self.factor**3)
+            looks.append(most.indices * LOOKED_YAWS + yaws.indices.gather(1, most.indices))
         if not gains:
-            return place, place[:, 0], place[:, 0].float()
+            return place, place[:, :1], place[:, 0].float()
         return place, torch.cat(looks), torch.cat(gains)
 
 
@@ -135,9 +139,11 @@ def pursue(
     tally: Float[np.ndarray, "K p q r 6"] | None = None,
     rounds: int = 4,
     patience: int = PATIENCE,
+    several: int = 1,
 ) -> Finds:
     """Lays parts, the one of most gain first, each where it explains at least ``least`` voxels and
-    ``fit`` of what is still unexplained under it; ``field`` is then without what they explain.
+    ``fit`` of what is still unexplained under it; ``field`` is then without what they explain. At
+    each place the ``several`` parts of most gain are refined, and the best is laid.
 
     ``tally`` gets the field in each find's own frame added, for :func:`content`.
     """
@@ -145,7 +151,7 @@ def pursue(
     f = parts.factor
     steps = np.array([f, f, f, 2, 2])
     for _ in range(rounds):
-        place, looks, gain = parts.best(field, least)
+        place, looks, gain = parts.best(field, least, several)
         order = gain.argsort(descending=True, stable=True)
         order = order[gain[order] > 0.7 * least]
         tried = np.zeros((0, 3))
@@ -155,9 +161,12 @@ def pursue(
             if len(tried) and (np.abs(tried - at).max(axis=1) < POOLED / 2).any():
                 continue
             tried = np.vstack([tried, at])
-            k, yaw = divmod(int(looks[i]), LOOKED_YAWS)
-            start = np.array([*(2 * f * at[::-1]), yaw * (YAWS // LOOKED_YAWS), 0])
-            failed = 0 if laid.lay(k, start, steps) else failed + 1
+            starts = []
+            for look in looks[i].tolist():
+                k, yaw = divmod(look, LOOKED_YAWS)
+                pose = np.array([*(2 * f * at[::-1]), yaw * (YAWS // LOOKED_YAWS), 0])
+                starts.append((k, pose))
+            failed = 0 if laid.lay(starts, steps) else failed + 1
             if failed > patience:
                 break
         if len(laid.which) == n_before:
@@ -176,7 +185,7 @@ def settle(
     """:func:`pursue` without a search: tries these, in this order, each refined."""
     laid = _Laid(field, parts, least, fit, None)
     for k, start in zip(which.tolist(), pose, strict=True):
-        laid.lay(k, start, STEPS)
+        laid.lay([(k, start)], STEPS)
     return laid.finds()
 
 
@@ -213,11 +222,16 @@ class _Laid:
         self.pose: list[np.ndarray] = []
         self.gain: list[float] = []
 
-    def lay(self, k: int, start: np.ndarray, steps: np.ndarray) -> bool:
-        """Whether part ``k``, refined from ``start``, explains enough to be laid."""
-        points, weights, share = self.parts.solid[k]
-        pose, gain, known = refined(points, weights, self.field, start, steps)
-        if gain < self.least or gain < self.fit * known * share:
+    def lay(self, starts: list[tuple[int, np.ndarray]], steps: np.ndarray) -> bool:
+        """Whether that of the parts which explains most, each refined from its start, explains
+        enough to be laid."""
+        gain, known, k, pose = -math.inf, 0.0, 0, starts[0][1]
+        for some, start in starts:
+            points, weights, share = self.parts.solid[some]
+            at, explained, under = refined(points, weights, self.field, start, steps)
+            if explained > gain:
+                gain, known, k, pose = explained, under * share, some, at
+        if gain < self.least or gain < self.fit * known:
             return False
         if self.tally is not None:
             self.tally[k] += window(self.field, pose, self.parts.side)
@@ -242,7 +256,7 @@ def proposals(field: Float[np.ndarray, "z y x 6"], parts: Templates, stride: int
     which, poses, gains = [], [], []
     f = parts.factor
     for i in order[torch.from_numpy(np.sort(first))].tolist():
-        k, yaw = divmod(int(looks[i]), LOOKED_YAWS)
+        k, yaw = divmod(int(looks[i, 0]), LOOKED_YAWS)
         start = np.array([*(2 * f * place[i].numpy()[::-1]), yaw * (YAWS // LOOKED_YAWS), 0])
         points, weights, _ = parts.solid[k]
         pose, explained, _ = refined(points, weights, field, start, np.array([f, f, f, 2, 2]))
