@@ -52,8 +52,9 @@ def main() -> int:
                     print(f"{what}: {n}, {len(failures)} failures", file=sys.stderr, flush=True)
                     for problem in failures[:20]:
                         print(f"    {problem}", file=sys.stderr, flush=True)
-            if given.results:
-                remember(given.results, [row for row in rows if row.part == part], list(PARTS))
+                    if given.results:
+                        ours = [row for row in rows if row.part == part]
+                        remember(given.results, ours, list(PARTS))
     print(json.dumps([asdict(row) for row in rows]) if given.json else table(rows))
     return 1 if any(row.failures for row in rows) else 0
 

@@ -101,7 +101,7 @@ def unread(job: Job, folder: Path) -> Tally:
     tally = Tally()
     for what, descriptors in (("stdout", [1]), ("stderr", [2]), ("stdout and stderr", [1, 2])):
         tally.trials += 1
-        place = folder / f"unread-{len(descriptors)}{descriptors[0]}"
+        place = folder / f"{job.name}, {what} unread"
         place.mkdir()
         out = place / f"out{job.suffix}"
         ended = forks.run(job.command(out), folder / "said", partial(_close_reader, descriptors))
