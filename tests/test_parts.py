@@ -11,7 +11,7 @@ import torch
 from protoscene.geometry import Grid
 from protoscene.laid import YAWS, explain, left_of, window
 from protoscene.parts import Parts, Size, code_bits, decode, encode, learn
-from protoscene.pursuit import Finds, Templates, better, content, pursue
+from protoscene.pursuit import LOOKED_YAWS, Finds, Templates, better, content, pursue
 
 SIZE = Size(16, 6, 24, 0.5, 0.5)
 GRID = Grid((0.0, 0.0, 0.0), 0.1, (24, 56, 56))
@@ -119,6 +119,32 @@ def test_of_several_ways_to_lay_a_part_the_best_is_kept_and_the_best_part_comes_
     one = found.pose[order.index(0)]
     assert np.abs(one[:3] - [40, 40, 20]).max() <= 1 and abs(one[3] - 40) <= 1
     assert field[..., 0].sum() == pytest.approx(float(volume[3].sum()))  # left as it is
+
+
+def test_of_each_place_the_best_look_of_several_parts_is_found() -> None:
+    templates = Templates(PARTS.rgba[0])
+    field = left_of(laid((0, 40, 40, 20, 0, 0), (1, 84, 80, 22, 0, 0)))
+    place, one, gain = templates.best(field)
+    again, two, same = templates.best(field, several=2)
+    assert torch.equal(place, again) and torch.equal(gain, same)
+    assert one.shape == (len(place), 1) and torch.equal(one, two[:, :1])
+    assert ((two // LOOKED_YAWS).sort(dim=1).values == torch.tensor([0, 1])).all()
+    at_drum = (place - torch.tensor([5, 20, 21])).abs().sum(dim=1).argmin()
+    assert int(two[at_drum, 0]) // LOOKED_YAWS == 1
+
+
+def test_the_better_of_two_parts_is_laid_where_the_worse_looks_better_from_afar(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    field = left_of(laid((0, 40, 40, 20, 40, 0)))
+    templates = Templates(PARTS.rgba[0])
+    place = torch.tensor([[5, 10, 10]])
+    looks = torch.tensor([[LOOKED_YAWS, 10]])  # the drum first, then the hook as it lies
+    found = (place, looks, torch.tensor([1e4]))
+    monkeypatch.setattr(Templates, "best", lambda *args: found)
+    assert pursue(field.copy(), templates, 24, 0.5, rounds=1, several=2).which.tolist() == [0]
+    found = (place, looks[:, :1], found[2])
+    assert pursue(field.copy(), templates, 24, 0.5, rounds=1).which.tolist() != [0]
 
 
 def test_free_space_and_colour_count_against_a_part() -> None:
