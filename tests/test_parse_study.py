@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import pytest
 import torch
 
 from protoscene.geometry import Grid
@@ -59,3 +61,27 @@ def test_what_a_scene_explains_is_in_its_prototypes_where_they_stand(
     explained = study("parse").explained
     assert explained(scene, points, 0.0).tolist() == [1, 0, 0, 0]
     assert explained(scene, points, 0.1).tolist() == [1, 0, 1, 0]
+
+
+def test_a_thing_is_found_where_an_object_is_mostly_it(study: Callable[[str], ModuleType]) -> None:
+    known = np.array([1, 1, 1, 2, 2, 2, 3, 3, 0])  # the third is a post
+    said = np.array([1, 1, 0, 2, 0, 0, 3, 3, 4])
+    recall, precision = study("parse").found_again(known, 2, said, 4)
+    assert recall == 1 / 2 and precision == 2 / 4
+    assert study("parse").found_again(known, 2, np.zeros(9, int), 0) == (0.0, 1.0)
+
+
+def test_a_tiny_room_from_its_recording_to_the_table(
+    study: Callable[[str], ModuleType], tmp_path: Path
+) -> None:
+    pytest.importorskip("mujoco")
+    parse = study("parse")
+    page = tmp_path / "results.md"
+    page.write_text("<!-- parse: begin -->\n<!-- parse: end -->\n")
+    options = parse.Options(
+        seeds=(1,), layouts=("apart",), things=1, instants=2, size=64, work=tmp_path, results=page
+    )
+    (row,) = parse.main(options)
+    assert row.things[0] == 1 and row.found[0] == 1
+    assert row.parse[1] > 0.5 and page.read_text().count("| apart 1 |") == 1
+    assert parse.main(options) == [row]  # the figures were kept
