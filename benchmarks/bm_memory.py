@@ -1,22 +1,25 @@
-"""How well memory is predicted: the plans of discover and compose beside what processes took.
+"""How well memory is predicted: the plans of compose, discover and learn beside what was taken.
 
     python benchmarks/bm_memory.py --results docs/results.md
 
 Each setting runs in a process of its own; numba's cache should be full (run discover once before).
-Predicted is what the process has when it plans and the plan together; taken is its most resident
-memory. Recordings are synthetic (needs the extra ``sim``), of other seeds than those by which the
-plan's constants were chosen.
+Predicted is what the process has when it plans and the plan together (of several plans the one that
+says most); taken is its most resident memory, of learn with its share of the workers', looked at
+twenty times a second. Recordings are synthetic (needs the extra ``sim``), of other seeds than those
+by which the plan's constants were chosen; LiDAR recordings are given.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import threading
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,6 +57,14 @@ COMPOSED = (
 """Resolution, side of the scene's own grid, suffix of the file."""
 
 
+LEARNT = (
+    ("four_cameras", 8, 2, 160, 0.1, 2),
+    ("crowd", 12, 2, 160, 0.08, 3),
+    ("moving_rig", 12, 4, 160, 0.06, 2),
+)
+"""As ``DISCOVERED``, and how many times the recording is learnt from."""
+
+
 @dataclass
 class Options:
     """Measures how far predicted memory is from what is taken."""
@@ -64,6 +75,11 @@ class Options:
     discovered: int = len(DISCOVERED)
     """So many of the settings of discover, and so many of those of compose."""
     composed: int = len(COMPOSED)
+    learnt: int = len(LEARNT)
+    steps: int = 20
+    """Of training."""
+    lidar: tuple[Path, ...] = ()
+    """Folders of LiDAR recordings."""
     results: Path | None = None
     """A markdown file whose part between the benchmark's markers is replaced by the table."""
 
@@ -89,19 +105,50 @@ def resident(field: str = "VmRSS") -> int:
     return int(line.split()[1]) * 1024
 
 
+class Shares:
+    """The most that this process and those it started had together, each page shared out among
+    whom it belongs to (PSS); while the block runs, looked at twenty times a second."""
+
+    def __enter__(self) -> Shares:
+        self.most, self._over = 0, threading.Event()
+        self._watch = threading.Thread(target=self._look)
+        self._watch.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._watch.join()
+
+    def _look(self) -> None:
+        while not self._over.wait(0.05):
+            own = os.getpid()
+            children = Path(f"/proc/{own}/task/{own}/children").read_text().split()
+            self.most = max(self.most, sum(share(process) for process in [str(own), *children]))
+
+
+def share(process: str) -> int:
+    """Bytes of a process, 0 if it has ended."""
+    try:
+        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+
+
 def measured(what: str, arguments: list[str]) -> Row:
     """Runs a command in this process."""
     predicted = 0
 
     def noted(parts: dict[str, int], advice: object) -> None:
         nonlocal predicted
-        predicted = resident() + sum(parts.values())
+        predicted = max(predicted, resident() + sum(parts.values()))
 
-    for name in ("protoscene.memory", "protoscene.discover"):
-        import_module(name).require = noted  # type: ignore[attr-defined]
-    if command([*arguments, "--json"]) != 0:
-        raise SystemExit(f"{what} failed")
-    return Row(what, predicted, resident("VmHWM"))
+    for name in ("memory", "discover", "lidar.sweeps", "learn"):
+        import_module(f"protoscene.{name}").require = noted  # type: ignore[attr-defined]
+    with Shares() as shares:
+        if command([*arguments, "--json"]) != 0:
+            raise SystemExit(f"{what} failed")
+    return Row(what, predicted, max(resident("VmHWM"), shares.most))
 
 
 def discovered(data: Path, seed: int, kind: str, n: int, cameras: int, width: int, voxel: float,
@@ -114,6 +161,25 @@ def discovered(data: Path, seed: int, kind: str, n: int, cameras: int, width: in
     return measured(what, [*arguments, "--voxel-size", str(voxel), *bounds])
 
 
+def swept(data: Path, folder: Path) -> Row:
+    n = len(list((folder / "velodyne").glob("*.bin")))
+    what = f"discover {folder.name}, {n} LiDAR sweeps"
+    output = data / f"{folder.name}-scene-{os.getpid()}"
+    return measured(what, ["discover", str(folder), "-o", str(output)])
+
+
+def learnt(
+    data: Path, seed: int, steps: int, kind: str, n: int, cameras: int, width: int, voxel: float,
+    times: int,
+) -> Row:  # fmt: skip
+    name = f"{kind}-{seed}-{n}-{cameras}-{width}"
+    output = data / f"{name}-model-{os.getpid()}"
+    recordings = [str(data / name / "recording")] * times
+    what = f"learn {times} times {kind}, {n} × {cameras} of {width} × {width * 3 // 4}, {voxel:g} m"
+    arguments = ["--voxel-size", str(voxel), "--steps", str(steps), "-o", str(output)]
+    return measured(what, ["learn", *recordings, *arguments])
+
+
 def composed(data: Path, resolution: int, side: int, suffix: str) -> Row:
     folder, output = data / f"scene-{side}", data / f"volume-{os.getpid()}{suffix}"
     arguments = ["compose", str(folder), "--time", "0", "-o", str(output)]
@@ -124,7 +190,9 @@ def composed(data: Path, resolution: int, side: int, suffix: str) -> Row:
 def make(options: Options) -> None:
     """The recordings and scenes that are missing."""
     options.data.mkdir(parents=True, exist_ok=True)
-    for kind, n, cameras, width, _ in DISCOVERED[: options.discovered]:
+    wanted = {row[:4] for row in DISCOVERED[: options.discovered]}
+    wanted |= {row[:4] for row in LEARNT[: options.learnt]}
+    for kind, n, cameras, width in sorted(wanted):
         folder = options.data / f"{kind}-{options.seed}-{n}-{cameras}-{width}"
         if not folder.exists():
             size = {"width": width, "height": width * 3 // 4}
@@ -169,9 +237,15 @@ def markdown(rows: list[Row]) -> str:
 def main(options: Options) -> None:
     os.environ["NUMBA_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = "1"
     make(options)
+    settings: list[tuple[Any, tuple[Any, ...]]]
     settings = [(composed, (options.data, *row)) for row in COMPOSED[: options.composed]]
     settings += [
         (discovered, (options.data, options.seed, *row)) for row in DISCOVERED[: options.discovered]
+    ]
+    settings += [(swept, (options.data, folder)) for folder in options.lidar]
+    settings += [
+        (learnt, (options.data, options.seed, options.steps, *row))
+        for row in LEARNT[: options.learnt]
     ]
     rows: list[Row] = []
     for function, arguments in settings:

@@ -45,7 +45,7 @@ Pose = Callable[[np.ndarray], np.ndarray]
 class Options:
     """Judges LiDAR recordings as they are and with mistakes made in them."""
 
-    first: int = 100
+    first: int = 300
     """Of the streets; constants were chosen on 0 to 15."""
     number: int = 24
     real: tuple[Path, ...] = ()

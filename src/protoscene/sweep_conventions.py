@@ -27,7 +27,7 @@ CAMERA_FROM_SENSOR = np.array(
 """Of axes: a camera's x is right, its y down, its z forward."""
 OTHERS = {
     "": np.eye(4),
-    "poses of a camera, whose calib.txt is missing": CAMERA_FROM_SENSOR,
+    "poses of a camera (no calib.txt)": CAMERA_FROM_SENSOR,
 }
 """other_from_sensor, where the poses are world_from_other in a world of such axes; in words."""
 CELL = np.radians([0.8, 1.0])
@@ -45,7 +45,7 @@ GAPS = (1, 2, 4, 8)
 """Sweeps from each of four places in the recording to others."""
 MOVED = (0.05, 20.0)
 """Least and most median ranges that a sensor moves between the sweeps of a pair."""
-LEAST_AGREEING, MOST_AGAINST = 200, 0.2
+LEAST_AGREEING, MOST_AGAINST = 200, 0.3
 """Points that must agree, and what share may be against, for what is suggested."""
 WEIGHS = 2
 """As so many that agree counts one that is against."""
