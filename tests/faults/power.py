@@ -42,9 +42,10 @@ class Folder:
     def now(self) -> dict[str, File | Folder]:
         return self.moments[-1]
 
-    def change(self, name: str, node: File | Folder | None) -> None:
-        changed = {key: kept for key, kept in self.now.items() if key != name}
-        self.moments.append(changed if node is None else {**changed, name: node})
+    def change(self, gone: Sequence[str] = (), **come: File | Folder) -> None:
+        """In one step, as a rename is."""
+        stays = {name: node for name, node in self.now.items() if name not in gone}
+        self.moments.append({**stays, **come})
 
 
 Way = tuple[Callable[[list], Any], Callable[[list], Any]]
@@ -81,15 +82,20 @@ class Disk:
             else:
                 file.data, file.durable = bytearray(), 0
         elif name == "mkdir":
-            self._put(where[0], Folder())
-        else:
-            node = self._at(where[0])
-            self._put(where[0], None)
+            folder, new = self._parent(where[0])
+            folder.change(**{new: Folder()})
+        elif name in ("rename", "replace"):
+            folder, old = self._parent(where[0])
+            target, new = self._parent(where[1])
+            assert folder is target, "only within a folder"
             self._forget(where[0])
-            if name in ("rename", "replace"):
-                self._put(where[1], node)
-                if not _passing(where[1]):
-                    self._placed.add(where[1])
+            folder.change((old,), **{new: folder.now[old]})
+            if not _passing(where[1]):
+                self._placed.add(where[1])
+        else:
+            folder, old = self._parent(where[0])
+            self._forget(where[0])
+            folder.change((old,))
 
     def found(self, way: Way) -> Found:
         """The disk after the power failed."""
@@ -113,12 +119,8 @@ class Disk:
             return self.root
         folder, name = self._parent(path)
         if name not in folder.now:
-            folder.change(name, File())
+            folder.change(**{name: File()})
         return folder.now[name]
-
-    def _put(self, path: str, node: File | Folder | None) -> None:
-        folder, name = self._parent(path)
-        folder.change(name, node)
 
     def _parent(self, path: str) -> tuple[Folder, str]:
         *above, name = Path(path).parts
