@@ -148,7 +148,7 @@ def interrupting(effort: Effort, folder: Path) -> Iterator[Outcome]:
     yield "SIGINT, SIGTERM, SIGHUP at each write of export", tally.trials, tally.failures, ""
     for name in names[:3] if effort.is_full else names[:1]:
         tally = interrupts.unread(effort.jobs[name], folder)
-        yield f"what {name} says not read (| head)", tally.trials, tally.failures, ""
+        yield f"what {name} says, read by nobody", tally.trials, tally.failures, ""
 
 
 def bad_places(effort: Effort, folder: Path) -> Iterator[Outcome]:
