@@ -17,7 +17,7 @@ import threading
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from importlib import import_module
-from multiprocessing import get_context
+from multiprocessing import get_context, set_start_method
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +137,7 @@ def share(process: str) -> int:
 
 def measured(what: str, arguments: list[str]) -> Row:
     """Runs a command in this process."""
+    set_start_method("fork", force=True)  # as a command's workers are started that is not measured
     predicted = 0
 
     def noted(parts: dict[str, int], advice: object) -> None:

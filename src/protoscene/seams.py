@@ -55,8 +55,10 @@ class Seams:
 
     def joined(self, labels: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
         """``labels`` numbered anew, those that go on into each other as one; −1 stays."""
+        if labels.max(initial=-1) < 0:
+            return labels
         first, second = np.sort(labels[self.pairs], axis=1).T
-        met, n = (first >= 0) & (first < second), int(labels.max(initial=-1)) + 1
+        met, n = (first >= 0) & (first < second), int(labels.max()) + 1
         meetings, which = np.unique(first[met] * n + second[met], return_inverse=True)
         pairs, seams = np.bincount(which), np.bincount(which, self.seam[met])
         links = np.divmod(meetings[(pairs >= CONTACT) & (seams < SEAM * pairs)], n)

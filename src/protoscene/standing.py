@@ -114,7 +114,8 @@ def _fine_grid(recording: Recording, static: Static, floor: float) -> Grid:
     first[0] = max(min(first[0], low), 0)
     grid = coarse.grid.cropped(first, last)
     most = float((np.prod(grid.size_m) / MOST_VOXELS) ** (1 / 3))
-    return grid.resampled(max(PIXELS * _pixel_size(recording), most))
+    size = max(PIXELS * _pixel_size(recording), most)
+    return grid.resampled(min(size, float(grid.size_m.min()) / 2))  # a surface lies between voxels
 
 
 def _pixel_size(recording: Recording) -> float:
