@@ -178,6 +178,11 @@ class Common:
     shares: tuple[float, float]
     purity: float
 
+    @property
+    def worth(self) -> float:
+        """Share of the first pile's surface, times purity."""
+        return self.purity * self.shares[0]
+
 
 def in_common(
     found: Standing, labels: Int[np.ndarray, " n"], parts: Int[np.ndarray, " n"],
@@ -200,18 +205,19 @@ def in_common(
             if len(close) < LEAST_COMMON:
                 break
             pose = onto(first.alone.model, close, pose, 6)
-        common = _common_at(found, own, parts, first, second, pose, theirs)
-        if common and (best is None or common.purity * common.shares[0]
-                       > best.purity * best.shares[0]):  # fmt: skip
+        worth = best.worth if best else 0.0
+        common = _common_at(found, own, parts, first, second, pose, theirs, worth)
+        if common and common.worth > worth:
             best = common
     return best
 
 
 def _common_at(
     found: Standing, own: Int[np.ndarray, " m"], parts: Int[np.ndarray, " n"], first: Piece,
-    second: Piece, pose: Float[np.ndarray, "4"], theirs: Float[np.ndarray, "k 3"],
+    second: Piece, pose: Float[np.ndarray, "4"], theirs: Float[np.ndarray, "k 3"], least: float,
 ) -> Common | None:  # fmt: skip
-    """What the first piece, its frame at ``pose`` in the second's, has in common with that."""
+    """What the first piece, its frame at ``pose`` in the second's, has in common with that; None
+    where it cannot be worth more than ``least``."""
     points = found.points[own] - first.middle
     moved = points @ rotation_from_yaw(pose[3]).T + pose[:3]
     distance, known, colour = look(second.alone.model, moved)
@@ -219,9 +225,9 @@ def _common_at(
     on = known & (np.abs(distance) <= ON * found.voxel) & ~(off > COLOUR)
     chosen = np.zeros(len(found.points), dtype=bool)
     chosen[own] = mostly(parts[own], on)
-    connected = components(found, chosen)
-    if chosen.sum() < LEAST_COMMON:
+    if chosen.sum() < max(LEAST_COMMON, least * len(own)):
         return None
+    connected = components(found, chosen)
     whole = connected == np.bincount(connected[chosen]).argmax()
     its = whole[own]
     if its.sum() < LEAST_COMMON:
