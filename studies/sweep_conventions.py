@@ -47,7 +47,7 @@ class Options:
 
     first: int = 300
     """Of the streets; constants were chosen on 0 to 15."""
-    number: int = 24
+    number: int = 12
     real: tuple[Path, ...] = ()
     """Folders of further recordings; the constants have seen `street_lidar`."""
     results: Path | None = None

@@ -13,6 +13,8 @@ from protoscene.formats.paths import read_file
 
 MAX_BYTES = 64 * 10**6
 MAX_NESTING = 64
+MAX_TEXT = 4096
+"""Characters of a name or any other text."""
 _MAX_DIGITS = 20
 
 
@@ -96,6 +98,9 @@ def _require_plain(document: Any, path: Path) -> None:
         elif isinstance(value, _Huge):
             got = f"an integer of {len(value)} digits"
             raise Refused(path, _field(link), "number is too large", got=got, expected="int64")
+        elif isinstance(value, str) and len(value) > MAX_TEXT:
+            problem, got = f"text is longer than {MAX_TEXT} characters", f"{len(value)} characters"
+            raise Refused(path, _field(link), problem, got=got)
         elif type(value) is int and not -(2**63) <= value < 2**63:
             raise Refused(path, _field(link), "number is too large", got=value, expected="int64")
 
