@@ -14,6 +14,7 @@ from PIL import Image
 import box_recording as box
 from protoscene.errors import Refused
 from protoscene.formats import load
+from protoscene.formats.pictures import read_colour, read_depth
 from protoscene.recording import Recording
 
 
@@ -49,6 +50,27 @@ def test_array_depth_is_the_same_depth(tmp_path: Path, name: str) -> None:
     depth = written(tmp_path, manifest).view(0).depth
     tolerance = 2e-3 if "float16" in name else 0.0
     np.testing.assert_allclose(depth, taken[0].depth.astype(np.float32), atol=tolerance)
+
+
+def test_a_shape_of_two_numbers_in_one_place_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "d.npy", np.ones((485, 64), np.float32))
+    file = tmp_path / "d.npy"
+    file.write_bytes(file.read_bytes().replace(b"(485, 64)", b"(485  64)"))
+    with pytest.raises(Refused, match="array is not depth"):
+        read_depth(file, "depth", 0.001)
+
+
+def test_a_png_without_the_bytes_for_its_pixels_is_not_decoded(tmp_path: Path) -> None:
+    file = tmp_path / "c.png"
+    black = Image.fromarray(np.zeros((2000, 2000, 3), np.uint8))
+    black.save(file, compress_level=9)
+    assert read_colour(file, "colour").shape == (2000, 2000, 3)  # nothing packs more than this
+    data = bytearray(file.read_bytes())
+    data[16:24] = struct.pack(">II", 8000, 8000)
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    file.write_bytes(data)
+    with pytest.raises(Refused, match=r"PNG is truncated .got .* bytes of pixels, expected"):
+        read_colour(file, "colour")
 
 
 def test_what_is_no_depth_reads_as_zero(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ import json
 import random
 import re
 import resource
-import shutil
 import signal
 import time
 import warnings
@@ -265,8 +264,12 @@ def _little_memory() -> Iterator[None]:
         signal.signal(signal.SIGPROF, handler)
 
 
-def in_folder(folder: Path, names: list[str] | None = None) -> list[Target]:
-    """The targets, in a fresh ``folder``."""
-    shutil.rmtree(folder, ignore_errors=True)
+def in_folder(folder: Path, group: str) -> list[Target]:
+    """The targets of ``recordings``, ``pictures`` or our ``own`` files, in a fresh ``folder``."""
     folder.mkdir()
-    return [target for target in targets(folder) if not names or target.name in names]
+    found = targets(folder)
+    recordings = {target.name for target in _recordings(folder)}
+    pictures = {target.name for target in found if target.name.startswith(("depth.", "colour."))}
+    own = {target.name for target in found} - recordings - pictures
+    names = {"recordings": recordings, "pictures": pictures, "own": own}[group]
+    return [target for target in found if target.name in names]

@@ -184,10 +184,10 @@ def reading(effort: Effort, folder: Path) -> Iterator[Outcome]:
     yield "a volume read while it is written over", tally.trials, tally.failures, note
 
 
-def fuzzing(effort: Effort, folder: Path) -> Iterator[Outcome]:
+def fuzzing(group: str, effort: Effort, folder: Path) -> Iterator[Outcome]:
     import fuzz
 
-    found = fuzz.in_folder(folder / "corpus")
+    found = fuzz.in_folder(folder / "corpus", group)
     left, most = 60 * effort.minutes or 1e9, 10**6 if effort.is_full else 150
     for k, target in enumerate(found):
         result = fuzz.fuzzed(target, 0, most, left / (len(found) - k))
@@ -219,6 +219,6 @@ PARTS: dict[str, Callable[[Effort, Path], Iterator[Outcome]]] = {
     "places": bad_places,
     "resumes": resuming,
     "readers": reading,
-    "fuzz": fuzzing,
+    **{f"fuzz-{group}": partial(fuzzing, group) for group in ("recordings", "pictures", "own")},
     "mutations": mutating,
 }

@@ -20,7 +20,8 @@ from rows import Row, remember  # noqa: E402
 
 PARTS = (
     "kills-export", "kills-discover", "kills-learn", "points-export", "power-export",
-    "power-discover", "disks", "races", "interrupts", "places", "resumes", "readers", "fuzz",
+    "power-discover", "disks", "races", "interrupts", "places", "resumes", "readers",
+    "fuzz-recordings", "fuzz-pictures", "fuzz-own",
 )  # fmt: skip
 
 
@@ -42,7 +43,14 @@ def rows() -> list[dict]:
 @pytest.mark.parametrize("part", PARTS)
 def test_every_fault_is_survived(rows: list[dict], part: str) -> None:
     found = [row for row in rows if row["part"] == part]
-    assert len(found) >= {"disks": 4, "interrupts": 5, "readers": 2, "fuzz": 16}.get(part, 1)
+    assert len(found) >= {
+        "disks": 4,
+        "interrupts": 5,
+        "readers": 2,
+        "fuzz-recordings": 4,
+        "fuzz-pictures": 5,
+        "fuzz-own": 8,
+    }.get(part, 1)
     for row in found:
         assert row["n"] >= 2 and row["failures"] == 0, row
 

@@ -20,7 +20,7 @@ _FREE_EXPANSION = 256 * 10**6
 _MAX_HEADER = 10_000
 _HEADER = re.compile(
     r"\{\s*'descr':\s*'([^']*)',\s*'fortran_order':\s*(True|False),"
-    r"\s*'shape':\s*\(([\d\s,]*)\),?\s*\}\s*"
+    r"\s*'shape':\s*\(\s*((?:\d+\s*,\s*)*\d*)\s*\),?\s*\}\s*"
 )
 _DTYPES = re.compile(r"[<>=]f[248]|[<>=][iu][248]")
 

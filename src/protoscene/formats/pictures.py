@@ -26,6 +26,10 @@ from protoscene.formats.paths import read_file, require_regular
 MAX_BYTES = 2**30
 _PNG, _JPEG, _NPY = b"\x89PNG\r\n\x1a\n", b"\xff\xd8", b"\x93NUMPY"
 _PNG_CHANNELS = {0: "greyscale", 2: "RGB", 3: "palette", 4: "greyscale with alpha", 6: "RGBA"}
+_PNG_SAMPLES = {2: 3, 4: 2, 6: 4}
+"""Of a pixel; one where it is none of these."""
+_MOST_INFLATED = 1032
+"""Bytes that a byte of deflate's can stand for at most."""
 _DECODER_ERRORS = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, KeyError)
 
 
@@ -202,4 +206,17 @@ def _verified_png(data: bytes, path: Path, field: str) -> bytes:
         if name in (b"IHDR", b"IDAT", b"IEND"):
             kept.append(chunk)
         position = end
+    _require_bytes_for_pixels(kept, path, field)
     return b"".join(kept)
+
+
+def _require_bytes_for_pixels(chunks: list[bytes], path: Path, field: str) -> None:
+    """A PNG that says that it is large is not decoded, into hundreds of MB, only to find it cut."""
+    if chunks[1][:8] != b"\x00\x00\x00\rIHDR":
+        raise Refused(path, field, "PNG header is truncated")
+    width, height, bits, channels = struct.unpack(">IIBB", chunks[1][8:18])
+    packed = sum(len(chunk) - 12 for chunk in chunks if chunk[4:8] == b"IDAT")
+    needed = height * (width * bits * _PNG_SAMPLES.get(channels, 1) // 8) // _MOST_INFLATED
+    if packed < needed:
+        got, expected = f"{packed} bytes of pixels", f"{needed} or more"
+        raise Refused(path, field, "PNG is truncated", got, expected)
