@@ -192,7 +192,7 @@ def memory_plan(recording: Recording, grid: Grid) -> dict[str, int]:
         "blobs": len(recording) * views * pixels * 4,
         "detail": MOST_VOXELS * 16,
         "things": len(recording) * views * pixels * 8,
-        "working": MOST_CELLS * 140 + min(PICTURES, len(recording.frames)) * pixels * 8,
+        "working": MOST_CELLS * 100 + min(PICTURES, len(recording.frames)) * pixels * 8,
         "program": 100 * 2**20,
     }
 
