@@ -68,7 +68,7 @@ def test_memory_is_predicted_of_a_volume(
     import bm_memory
 
     results = tmp_path / "results.md"
-    bm_memory.main(bm_memory.Options(tmp_path / "data", discovered=0, composed=1, results=results))
+    bm_memory.main(bm_memory.Options(tmp_path / "data", 31, 0, 1, 0, results=results))
     rows = [line for line in results.read_text().splitlines() if line.startswith("| compose")]
     assert len(rows) == 1
     for row in rows:
