@@ -101,10 +101,13 @@ def lines_of(source: str, rows: Rows, n_tests: int) -> list[str]:
     for name, found in rows.items():
         of = np.array(found).reshape(-1, n_tests, 4)
         same, psnr, entropy, n = of.mean(axis=(0, 1))
-        spread = [of.mean(axis=1)[:, column].std() for column in (0, 2)]
+        cells = [f"{same:.3f}", f"{entropy:.3f}"]
+        if len(of) > 1:
+            spread = of.mean(axis=1).std(axis=0)
+            cells = [f"{same:.3f} ± {spread[0]:.3f}", f"{entropy:.3f} ± {spread[2]:.3f}"]
         lines.append(
-            f"| {source} | {name} | {same:.3f} ± {spread[0]:.3f} | {of[..., 0].min():.3f} | "
-            f"{psnr:.1f} | {entropy:.3f} ± {spread[1]:.3f} | {n:.0f} |"
+            f"| {source} | {name} | {cells[0]} | {of[..., 0].min():.3f} | {psnr:.1f} | {cells[1]} "
+            f"| {n:.0f} |"
         )
     return lines
 
@@ -138,8 +141,9 @@ def main(options: Options) -> None:
     lines += lines_of("matrix product", rows, len(tests))
     title = (
         f"Rooms {', '.join(map(str, options.tests))} at {options.size}³, {len(parts)} parts learnt "
-        f"from rooms {', '.join(map(str, options.rooms))}, {len(nets)} networks of "
-        f"{options.steps} steps (± over them); {time.process_time() - begin:.0f} CPU s."
+        f"from rooms {', '.join(map(str, options.rooms))}, networks of "
+        f"{options.steps} steps, seeds {', '.join(map(str, options.seeds))}; "
+        f"{time.process_time() - begin:.0f} CPU s."
     )
     text = "\n".join([title, "", *lines])
     print(text)
