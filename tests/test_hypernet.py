@@ -83,6 +83,20 @@ def test_a_colour_may_be_any_of_those_around() -> None:
     torch.testing.assert_close(colour, torch.tensor([0.1, 0.7, 0.3]).double())
 
 
+@pytest.mark.parametrize("neighbour", [22, 0], ids=["solid", "empty"])
+def test_a_neighbour_may_count_for_any_amount(neighbour: int) -> None:
+    """exp(800) is not finite; what is empty has no colour, so that the others' stays."""
+    network, volume = FieldGenerator(features=8, width=6).double(), torch.zeros(4, *GRID.shape)
+    volume[:, 2:6, 4:12, 4:8] = torch.tensor([0.9, 0.2, 0.1, 1.0])[:, None, None, None]
+    network.field.out.bias.data[4 + neighbour] = 800.0
+    corner = GRID.sampler_from_world(
+        GRID.world_from_voxel(torch.tensor([[4.0, 4.0, 2.0]]).double())
+    )
+    logits = network.answer(network(volume.double()), corner)[0]
+    torch.testing.assert_close(logits[:3].sigmoid(), torch.tensor([0.9, 0.2, 0.1]).double())
+    assert logits.isfinite().all()
+
+
 def test_a_point_between_cells_has_the_trilinear_mean_of_their_networks() -> None:
     """Of those cells that have one; the answer counts in full where these weigh half and more."""
     network, volume = generator(), block()

@@ -201,7 +201,9 @@ def _logits(seen: Float[Tensor, "n 27 4"], added: Float[Tensor, "n 31"]) -> Floa
     """Of the interpolated premultiplied colours and shares in and around points. The colour is a
     mean of theirs, weighted with exp(w − NEARER · their distance²); ``added`` are logits and w."""
     distance2 = _offsets(seen).square().sum(dim=1)
-    weights = (added[:, RGBA:] - NEARER * distance2).exp()
+    exponents = added[:, RGBA:] - NEARER * distance2
+    empty = seen[..., 3] == 0  # adds nothing however much it counts, but would dwarf the others
+    weights = exponents.masked_fill(empty, torch.finfo(exponents.dtype).min).softmax(dim=1)
     mixed = (weights[..., None] * seen).sum(dim=1)
     colour = mixed[:, :3] / mixed[:, 3:].clamp(min=LEAST)
     share = SHARP * (seen[:, NEIGHBOURS // 2, 3:] - SURFACE)
