@@ -88,12 +88,11 @@ def points_of(name: str, effort: Effort, folder: Path) -> Iterator[Outcome]:
 def power_cuts_of(name: str, effort: Effort, folder: Path) -> Iterator[Outcome]:
     import power
 
-    every = (5 if name == "learn" else 1) if effort.is_full else 40
-    tally = power.cut_everywhere(
+    every = (20 if name == "learn" else 1) if effort.is_full else 40
+    tally, different = power.cut_everywhere(
         effort.jobs[name], folder, power.when_power_fails, effort.until, every
     )
-    few = "" if every == 1 else f", every {every}th of them"
-    note = f"{tally.kills} disks that differ resumed{few}"
+    note = f"{tally.kills} of {different} disks that differ resumed"
     yield f"power cuts in {name}, what was not flushed lost", tally.trials, tally.failures, note
 
 
@@ -102,8 +101,8 @@ def left_by_learn(effort: Effort, folder: Path) -> Iterator[Outcome]:
     import power
 
     job = effort.jobs["learn"]
-    tally = power.cut_everywhere(job, folder, power.when_killed, effort.until)
-    note = f"one run replayed; {tally.kills} disks that differ resumed"
+    tally, different = power.cut_everywhere(job, folder, power.when_killed, effort.until)
+    note = f"one run replayed; {tally.kills} of {different} disks that differ resumed"
     yield "disks that kill -9 of learn leaves after each call", tally.trials, tally.failures, note
 
 

@@ -177,10 +177,11 @@ def when_killed(_: str) -> dict[str, Way]:
 def cut_everywhere(
     job: Job, folder: Path, ways: Callable[[str], dict[str, Way]] = when_power_fails,
     until: float = math.inf, every: int = 1,
-) -> Tally:  # fmt: skip
+) -> tuple[Tally, int]:  # fmt: skip
     """After each call in each of the ways: nothing that was promised is lost, and a resumed run
     writes what an undisturbed one does. Of the disks that are alike one is resumed, and of those
-    every few; none is begun after ``until``. ``kills`` counts the resumed runs."""
+    every few; none is begun after ``until``. ``kills`` counts the resumed runs, and the number is
+    that of the disks that differ."""
     tally, different = Tally(), {}
     disk = Disk()
     for number, (name, where, data) in enumerate(recorded(job, folder)):
@@ -203,7 +204,7 @@ def cut_everywhere(
         except (AssertionError, TimeoutError) as problem:
             tally.failures.append(f"{what}: {problem}")
         shutil.rmtree(place)
-    return tally
+    return tally, len(different)
 
 
 def recorded(job: Job, folder: Path) -> list[tuple[str, list[Any], bytes]]:
