@@ -11,7 +11,6 @@ a small run that fills numba's cache.
 from __future__ import annotations
 
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -104,8 +103,7 @@ def measure(folder: Path, n_instants: int, n_views: int) -> Run:
     planned = resident() + sum(plan.values())
     scene = discover(recording, voxel_size=VOXEL_SIZE, bounds=BOUNDS)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    peak *= 1 if sys.platform == "darwin" else 1024
+    peak = resident("VmHWM")
     return Run(
         n_instants, n_views, wall, cpu, peak / MB, planned / MB, len(scene.objects),
         load_average, f"numba on {numba.threading_layer()}, {numba.get_num_threads()} threads",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import resource
 import signal
@@ -225,6 +226,31 @@ sys.exit(cli.main(["check", "r"]))
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=20)
     assert (done.returncode, done.stdout, done.stderr) == (code, *said)
+
+
+def test_work_ends_as_it_should_where_the_terminal_itself_is_gone() -> None:
+    program = """
+import sys, time
+from protoscene import cli
+from protoscene.cli.commands import Check
+from protoscene.cli.terminal import progress
+def work(_):
+    with progress() as show:
+        while True:
+            show("observe", 0, 2)
+            time.sleep(0.02)
+Check.run = work
+sys.exit(cli.main(["check", "r"]))
+"""
+    process, terminal = pty.fork()
+    if process == 0:
+        environment = {**os.environ, "PYTHONPATH": SOURCE}
+        os.execve(sys.executable, [sys.executable, "-c", program], environment)
+    shown = b""
+    while b"observe" not in shown:
+        shown += os.read(terminal, 1000)
+    os.close(terminal)  # writing to it fails from now on, and SIGHUP comes
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 129
 
 
 def test_that_nobody_reads_stderr_ends_no_work() -> None:

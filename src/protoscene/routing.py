@@ -22,9 +22,9 @@ def shares(
     """Of each claim (``owner`` wants ``voxel``) softmax over the voxel's claims, gain / scale."""
     n_voxels = int(voxel.max()) + 1 if len(voxel) else 0
     scores = gains[owner] / scale
-    most = torch.full((n_voxels,), -torch.inf).scatter_reduce(0, voxel, scores, "amax")
+    most = scores.new_full((n_voxels,), -torch.inf).scatter_reduce(0, voxel, scores, "amax")
     size = (scores - most[voxel]).exp()
-    return size / torch.zeros(n_voxels).index_add(0, voxel, size)[voxel]
+    return size / size.new_zeros(n_voxels).index_add(0, voxel, size)[voxel]
 
 
 def route(
@@ -40,7 +40,7 @@ def route(
     Without ``temperatures``: Σ value, the one-shot gain. A voxel claimed once counts in full; all
     the candidates together never gain more than Σ over voxels of the largest value.
     """
-    gains = torch.zeros(n).index_add(0, owner, value)
+    gains = value.new_zeros(n).index_add(0, owner, value)
     if not len(value):
         return gains
     unit = float(gains.clamp(min=0).mean().clamp(min=1e-6))
@@ -48,5 +48,5 @@ def route(
         part = shares(gains, owner, voxel, temperature * unit)
         # Where a claim is wrong, it is wrong for all who make it.
         paid = torch.where(value > 0, part * value, value)
-        gains = torch.zeros(n).index_add(0, owner, paid)
+        gains = value.new_zeros(n).index_add(0, owner, paid)
     return gains

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import IO, Any, cast
 
 from protoscene.cli import interrupts
 from protoscene.errors import printable
@@ -36,13 +36,24 @@ def say_json(result: dict[str, Any]) -> None:
 
 def complain(kind: str, problem: str) -> None:
     """``protoscene: KIND: PROBLEM`` on stderr, one line without control characters."""
-    _mutter(printable(f"protoscene: {kind}: {problem}", LONGEST_LINE))
+    print(printable(f"protoscene: {kind}: {problem}", LONGEST_LINE), file=_Unread(), flush=True)
 
 
-def _mutter(line: str) -> None:
-    """A line on stderr; that nobody reads it (``2>&1 | head``) ends no work."""
-    with suppress(BrokenPipeError):
-        print(line, file=sys.stderr, flush=True)
+class _Unread:
+    """stderr, of which it does not matter whether anybody reads it: a closed pipe (``2>&1 |
+    head``), a terminal that hung up or a full disk end no work."""
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            sys.stderr.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            sys.stderr.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)
 
 
 def say_table(heading: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -90,7 +101,7 @@ def progress() -> Iterator[Progress]:
         if stage == stage_now and now < said_at + LINE_SECONDS:
             return
         share = f" {done}/{total}" if stage == stage_now else ""
-        _mutter(f"protoscene: {stage}{share}")
+        print(f"protoscene: {stage}{share}", file=_Unread(), flush=True)
         stage_now, said_at = stage, now
 
     yield show_line
@@ -103,7 +114,8 @@ def _bars() -> Iterator[Progress]:
 
     columns = [bar.TextColumn("{task.description}"), bar.BarColumn(), bar.MofNCompleteColumn(),
                bar.TimeElapsedColumn()]  # fmt: skip
-    with bar.Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+    console = Console(file=cast("IO[str]", _Unread()))
+    with bar.Progress(*columns, console=console, transient=True) as bars:
         tasks: dict[str, bar.TaskID] = {}
 
         def show(stage: str, done: int, total: int) -> None:

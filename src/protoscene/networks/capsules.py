@@ -65,10 +65,10 @@ def places(
     """Modes of Σ mass · exp(−r² / 2σ²) that mean shift finds from the middle of mass of each
     cell of ``stride``³ voxels; of those closer than ``SAME`` the densest."""
     cell, inverse = torch.unique((at // stride).long(), dim=0, return_inverse=True)
-    total = torch.zeros(len(cell)).index_add(0, inverse, mass)
-    now = torch.zeros(len(cell), 3).index_add(0, inverse, at * mass[:, None]) / total[:, None]
-    density = torch.zeros(len(now))
-    for some in torch.arange(len(now)).split(512):
+    total = mass.new_zeros(len(cell)).index_add(0, inverse, mass)
+    now = at.new_zeros(len(cell), 3).index_add(0, inverse, at * mass[:, None]) / total[:, None]
+    density = mass.new_zeros(len(now))
+    for some in torch.arange(len(now), device=now.device).split(512):
         for _ in range(STEPS):
             weights = mass * torch.exp(-torch.cdist(now[some], at).square() / (2 * SIGMA**2))
             density[some] = weights.sum(dim=1)
@@ -145,7 +145,7 @@ def canonical(
     for x, y, z in corner.tolist():
         around.append(padded[:, z : z + wide, y : y + wide, x : x + wide])
     if not around:
-        return torch.zeros(0, 4, side, side, side)
+        return rgba.new_zeros(0, 4, side, side, side)
     pieces = torch.stack(around)
     part = where.centre - (corner - margin + wide // 2)
     # A shift by the part of a voxel, first along z, which `posed` does not do.

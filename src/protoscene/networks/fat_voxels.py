@@ -98,13 +98,13 @@ def code_loss(cells: Cells, taught: Taught, empty: float = 0.1) -> dict[str, Ten
     b, k = cells.scores.shape[:2]
     at = taught.cell.unbind(dim=1)
     weight = taught.weight / taught.weight.mean()
-    which = torch.full((b, *cells.scores.shape[2:]), k - 1)
+    which = taught.which.new_full((b, *cells.scores.shape[2:]), k - 1)
     which[at] = taught.which
-    counts = torch.full(which.shape, empty)
+    counts = cells.scores.new_full(which.shape, empty)
     counts[at] = weight
     turn = cells.turn.movedim((1, 2), (-2, -1))[at]
     chosen, left = binned(taught.yaw)
-    said = turn[torch.arange(len(chosen)), 1, chosen]
+    said = turn[:, 1].gather(1, chosen[:, None])[:, 0]
     part = F.cross_entropy(cells.scores, which, reduction="none")
     yaw = F.cross_entropy(turn[:, 0], chosen, reduction="none")
     rest = F.smooth_l1_loss(said, left, beta=0.1, reduction="none")
@@ -127,9 +127,9 @@ def said_poses(
     at = cell.unbind(dim=1)
     turn = cells.turn.movedim((1, 2), (-2, -1))[at]
     bins = turn[:, 0].argsort(dim=1, descending=True, stable=True)[:, rank]
-    yaw = (bins + turn[torch.arange(len(bins)), 1, bins]) * (2 * math.pi / BINS)
+    yaw = (bins + turn[:, 1].gather(1, bins[:, None])[:, 0]) * (2 * math.pi / BINS)
     middle = cell[:, 1:].flip(1) + 0.5 + cells.offset.movedim(1, -1)[at]
-    return middle * (stride * voxel_size) + torch.tensor(origin), yaw
+    return middle * (stride * voxel_size) + middle.new_tensor(origin), yaw
 
 
 def composed_loss(
