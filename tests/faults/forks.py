@@ -28,6 +28,7 @@ class Ended:
     code: int
     said: str
     seconds: float
+    cpu_seconds: float
 
     @property
     def errors(self) -> list[str]:
@@ -53,11 +54,12 @@ class Child:
         end = time.monotonic() + most
         pause = 0.001
         while True:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            pid, status, used = os.wait4(self.pid, os.WNOHANG)
             if pid:
                 code = os.waitstatus_to_exitcode(status)
                 said = self.said.read_text(errors="replace")
-                return Ended(code, said, time.monotonic() - self.began)
+                cpu = used.ru_utime + used.ru_stime
+                return Ended(code, said, time.monotonic() - self.began, cpu)
             if time.monotonic() >= end:
                 return None
             time.sleep(pause)
@@ -72,7 +74,7 @@ class Child:
             raise TimeoutError(f"still running after {LONGEST:g} s")
         return found
 
-    def orphans(self, patience: float = 2.0) -> list[int]:
+    def orphans(self, patience: float = 10.0) -> list[int]:
         """Processes of its session that are still there ``patience`` seconds after its end."""
         end = time.monotonic() + patience
         while (left := list(_of_session(self.pid))) and time.monotonic() < end:

@@ -187,7 +187,7 @@ def fuzzed(
         file.write_bytes(good[file])  # another target may read it as well
         target.mend(file)
     result.seconds = time.process_time() - began
-    result.megabytes = _peak_megabytes() - had
+    result.megabytes = max(0.0, _peak_megabytes() - had)
     return result
 
 

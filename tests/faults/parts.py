@@ -140,7 +140,9 @@ def interrupting(effort: Effort, folder: Path) -> Iterator[Outcome]:
     names = ("edit", "export", "discover", "learn", "parse")
     for name in names if effort.is_full else names[1:4]:
         trials = max(2, effort.trials // 2 // len(names))
-        tally, took = interrupts.interrupts(effort.jobs[name], trials, 0, folder)
+        # The quick set runs beside other tests, which may keep a processor to themselves.
+        soon = interrupts.SOON_S * (1 if effort.is_full else 6)
+        tally, took = interrupts.interrupts(effort.jobs[name], trials, 0, folder, soon)
         note = f"{tally.kills} hit, all over after {took:.1f} s at most"
         yield f"SIGINT, SIGTERM, SIGHUP in {name}", tally.trials, tally.failures, note
     tally = interrupts.everywhere(effort.jobs["export"], folder)

@@ -85,8 +85,8 @@ def _problem(ended: forks.Ended, out: Path, untouched: bool) -> str:
     lines = ended.said.splitlines()
     if ended.code != 2 or len(lines) != 1 or str(out)[-40:] not in lines[0]:
         return f"exit code {ended.code}: {ended.said[-300:]}"
-    if ended.seconds > AT_ONCE_S:
-        return f"took {ended.seconds:.1f} s"
+    if ended.cpu_seconds > AT_ONCE_S:
+        return f"took {ended.cpu_seconds:.1f} s of processor time"
     return "" if untouched else "something was written"
 
 

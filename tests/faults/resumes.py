@@ -48,7 +48,7 @@ def resumes(job: Job, recordings: list[Path], folder: Path) -> Tally:
         tally.kills += 1
         try:
             let_through(job, place / "out", place, patch)
-        except AssertionError as problem:
+        except (AssertionError, TimeoutError) as problem:
             tally.failures.append(f"{job.name}, {what}: {problem}")
         shutil.rmtree(place)
     return tally
