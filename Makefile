@@ -24,8 +24,8 @@ check: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_layout.py
 
-# Every fault in full, an hour or two: N kills of each command, MINUTES of fuzzing and at most so
-# many of each row of kills; the table goes to docs/results.md. With PARTS (tests/faults/parts.py)
+# Every fault in full, hours: N kills of each command, MINUTES of fuzzing and at most so many
+# of each row of kills; the table goes to docs/results.md. With PARTS (tests/faults/parts.py)
 # only these are done, and their rows alone take the place of earlier ones.
 N ?= 200
 MINUTES ?= 60

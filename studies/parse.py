@@ -261,9 +261,10 @@ def _pairs(row: Row) -> list[tuple[float, float]]:
 def main(options: Options) -> list[Row]:
     options.work.mkdir(parents=True, exist_ok=True)
     rows = []
+    how = f"{options.things}-{options.instants}-{options.size}{'-full' if options.full else ''}"
     for layout in options.layouts:
         for seed in options.seeds:
-            kept = options.work / f"{layout}-{seed}.json"
+            kept = options.work / f"{layout}-{seed}-{how}.json"
             if kept.exists() and not options.anew:
                 row = msgspec.json.decode(kept.read_bytes(), type=Row)
             else:

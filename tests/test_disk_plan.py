@@ -6,12 +6,14 @@ import re
 import sys
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 import street_world as street
 from cli_runs import files_of, recording, run, scene_folder
-from protoscene.discover import disk_plan, scene_bytes
+from protoscene.discover import discover, disk_plan, grid_that_fits, scene_bytes
+from protoscene.errors import Refused
 from protoscene.files import free_bytes
 from protoscene.formats import load
 from protoscene.geometry import Grid
@@ -96,6 +98,22 @@ def test_a_lidar_recording_is_refused_before_it_is_read(
     code, _, err = run(capsys, "discover", folder, "-o", tmp_path / "out")
     assert code == 2 and "out.work: output: not enough room on the disk" in err
     assert files_of(tmp_path) == before
+
+
+def test_what_an_interrupted_run_has_written_is_not_asked_for_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, recording: Path
+) -> None:
+    read = load(recording)
+    planned = disk_plan(read, grid_that_fits(read))
+    monkeypatch.setattr("protoscene.files.free_bytes", lambda path: planned - 1000)
+    monkeypatch.setattr(sys.modules["protoscene.discover"], "observe", lambda *_: begun())
+    begun = Mock(side_effect=InterruptedError)
+    with pytest.raises(Refused, match="not enough room"):
+        discover(read, work=tmp_path / "work")
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "written").write_bytes(bytes(1000))
+    with pytest.raises(InterruptedError):
+        discover(read, work=tmp_path / "work")
 
 
 def test_plans_grow_with_their_causes(recording: Path) -> None:

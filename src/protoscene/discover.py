@@ -18,7 +18,7 @@ from protoscene.crops import Crops
 from protoscene.detail import MOST_VOXELS, PICTURES
 from protoscene.dictionary import MOST_CELLS, Found, Kind, Portrait, find_again, share, vacated
 from protoscene.errors import Refused
-from protoscene.files import check_disk_space
+from protoscene.files import bytes_in, check_disk_space
 from protoscene.follow import follow, merge_fragments
 from protoscene.geometry import Grid, centred_grid
 from protoscene.lidar import Parked, discover_sweeps
@@ -77,7 +77,7 @@ def discover(
         return replace(scene, made_by=made_by)
     grid = grid_that_fits(recording, voxel_size, bounds)
     if work is not None:
-        check_disk_space(work, disk_plan(recording, grid))
+        check_disk_space(work, disk_plan(recording, grid) - bytes_in(work))
 
     evidence = observe(recording, grid, progress)
     static = estimate_background(recording, grid, progress)

@@ -215,6 +215,11 @@ def free_bytes(path: Path) -> int:
     return shutil.disk_usage(place).free
 
 
+def bytes_in(folder: Path) -> int:
+    """Of all files in a folder and those in it; 0 where there is none."""
+    return sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
+
+
 def check_disk_space(path: Path, needed: int) -> None:
     """Raises Refused where the disk that would hold ``path`` has less than ``needed`` bytes."""
     free = free_bytes(path)

@@ -22,7 +22,7 @@ from protoscene.distil import (
 )
 from protoscene.errors import Refused
 from protoscene.farm import discover_all
-from protoscene.files import check_disk_space
+from protoscene.files import bytes_in, check_disk_space
 from protoscene.geometry import Grid
 from protoscene.labels import labels_at
 from protoscene.memory import available_bytes, give_back, require
@@ -113,7 +113,7 @@ def workers_that_fit(
     recordings: Sequence[Recording], work: Path, settings: Learning, workers: int
 ) -> int:
     """How many of the ``workers`` the memory has room for, before anything is discovered: judged
-    by the recording of the most pixels, on whose whole grid training would take the most.
+    by the recording of the most pixels, on the whole of whose grid training would take the most.
 
     Raises Refused where it cannot be discovered, where training does not fit without any worker,
     or the disk that holds ``work`` has no room for the scenes and checkpoints.
@@ -127,7 +127,8 @@ def workers_that_fit(
         workers -= 1
     require(memory_plan(recordings, shape, workers), "try fewer recordings, or smaller pictures")
     stages = disk_plan(largest, grid) - scene_bytes(grid)
-    check_disk_space(work, stages + len(recordings) * scene_bytes(grid) + checkpoint_bytes(shape))
+    needed = stages + len(recordings) * scene_bytes(grid) + checkpoint_bytes(shape)
+    check_disk_space(work, needed - bytes_in(work))  # a run that goes on has written some of it
     return workers
 
 

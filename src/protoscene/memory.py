@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import resource
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +30,8 @@ def available_bytes() -> int:
         statm = Path("/proc/self/statm")
         used_pages = int(statm.read_text().split()[0]) if statm.is_file() else 0
         found.append(max(0, soft - used_pages * resource.getpagesize()))
-    return min(found, default=2**62)
+    # torchrun says how many of its processes this machine runs; each takes as much.
+    return min(found, default=2**62) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def require(parts: dict[str, int], advice: str | Callable[[int], str]) -> None:

@@ -105,10 +105,10 @@ class Stages:
 def _in_files(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     """The tensors one after the other, as many to a file as ``FILE_BYTES`` allow."""
     files: list[dict[str, Tensor]] = []
-    size = FILE_BYTES
+    size = 0
     for name, tensor in tensors.items():
         size += tensor.nbytes
-        if size > FILE_BYTES:
+        if not files or size > FILE_BYTES:
             files.append({})
             size = tensor.nbytes
         files[-1][name] = tensor

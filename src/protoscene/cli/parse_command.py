@@ -25,8 +25,7 @@ class Parse(Discover):
     along seams of their shapes or colours."""
 
     resume: Switch = False
-    """Leave a finished scene as it is. An interrupted run leaves nothing, and is done again, to the
-    same bytes: it takes about a minute."""
+    """Leave a finished scene as it is. An interrupted run leaves nothing and is done again."""
 
     def _discovered(self, lock: OutputLock) -> Scene:
         from protoscene.store import save_scene

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy import ndimage
 
-from protoscene.files import check_disk_space
+from protoscene.files import bytes_in, check_disk_space
 from protoscene.follow import Trail, follow
 from protoscene.geometry import Grid
 from protoscene.lidar.extend import Whereabouts, extended, on_surface
@@ -66,7 +66,8 @@ def discover_sweeps(
     """
     require(memory_plan(recording), "try fewer sweeps")
     if stages.folder is not None:
-        check_disk_space(stages.folder, 2 * _points(recording) + SCENE_BYTES)
+        needed = 2 * _points(recording) + SCENE_BYTES
+        check_disk_space(stages.folder, needed - bytes_in(stages.folder))
     ground, rays, grid = _first_pass(recording, voxel_size, bounds, progress)
     seen = []
     for i in range(len(recording)):

@@ -3,7 +3,8 @@
 A cell of stride³ voxels becomes one vector by a strided convolution, a few convolutions over the
 cells look around, and of each cell come scores of K parts and of none, bins of yaw with what is
 left within each, and the offset of the part's middle from the cell's. It is taught by codes that
-:mod:`protoscene.parts` found, and by what the parts, weighted by the scores, compose to.
+:mod:`protoscene.parts` found (:func:`code_loss`); :func:`composed_loss` is of what the parts,
+weighted by the scores, compose to.
 """
 
 from __future__ import annotations
@@ -134,13 +135,13 @@ def said_poses(
 
 def composed_loss(
     cells: Cells, cell: Int[Tensor, "n 4"], prototypes: VoxelPrototypes, target: Target, grid: Grid,
-    most: int = 3,
+    most: int = 3, stride: int = 8,
 ) -> Tensor:  # fmt: skip
     """compose_loss of what ``cell`` (of the batch's one volume) holds by its word: the ``most``
     likely parts, with softmax(scores) as presence, at the pose it says."""
     weights = torch.softmax(cells.scores.movedim(1, -1)[cell.unbind(dim=1)], dim=1)[:, :-1]
     presence, which = weights.topk(min(most, weights.shape[1]), dim=1)
-    centre, yaw = said_poses(cells, cell, grid.voxel_size, grid.origin)
+    centre, yaw = said_poses(cells, cell, grid.voxel_size, grid.origin, stride)
     placed = Placements(
         which.flatten(), centre.repeat_interleave(which.shape[1], 0),
         yaw.repeat_interleave(which.shape[1]), presence=presence.flatten(),
