@@ -106,13 +106,15 @@ POSINGS: dict[str, Posing] = {
 
 
 def train(windows: Tensor, options: Options, seed: int) -> CapsuleNet:
+    """On the graphics card, if there is one."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(seed)
-    net = CapsuleNet()
+    net = CapsuleNet().to(device)
     optimiser = torch.optim.Adam(net.parameters(), lr=3e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=options.steps)
     random = torch.Generator().manual_seed(seed)
     for _ in range(options.steps):
-        some = windows[torch.randint(len(windows), (options.batch,), generator=random)]
+        some = windows[torch.randint(len(windows), (options.batch,), generator=random)].to(device)
         said = net.decode(net.encode(some))
         loss = F.binary_cross_entropy(said[:, 3].clamp(1e-5, 1 - 1e-5), some[:, 3].clamp(0, 1))
         loss = loss + 5 * (said[:, :3] - some[:, :3]).square().mean()
@@ -120,7 +122,7 @@ def train(windows: Tensor, options: Options, seed: int) -> CapsuleNet:
         loss.backward()
         optimiser.step()
         schedule.step()
-    return net
+    return net.cpu()
 
 
 @dataclass(frozen=True, eq=False)

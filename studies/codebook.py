@@ -13,11 +13,12 @@ beside the best that the same K nets could do: for each patch the net that is le
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -314,8 +315,8 @@ def judged_ways(
     options: Options,
 ) -> tuple[dict[str, Figure], float]:
     """{row: figures} and the CPU seconds they took; kept, and read again."""
-    sizes = (options.steps, options.fitting, options.patches, options.size, *options.nets)
-    file = options.out / f"{seed}-{'-'.join(map(str, sizes))}.json"
+    asked = replace(options, seeds=(seed,), out=Path(), results=None)
+    file = options.out / f"{hashlib.sha256(repr(asked).encode()).hexdigest()[:12]}.json"
     if not file.exists():
         begin, figures, strips = time.process_time(), {}, [test[:24].float() / 255]
         for name, field, vectors, book in ways(train, test, seed, options):

@@ -89,22 +89,21 @@ def padded_height(rgba: Tensor) -> Tensor:
 
 
 def train(lessons: list[Lesson], parts: Parts, steps: int, seed: int) -> FatVoxels:
+    """On the graphics card, if there is one."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(seed)
     random = np.random.default_rng(seed)
-    net = FatVoxels(len(parts), STRIDE)
+    net = FatVoxels(len(parts), STRIDE).to(device)
     optimiser = torch.optim.AdamW(net.parameters(), lr=RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, RATE, total_steps=steps, pct_start=0.15
     )
     for _ in range(steps):
         some = [piece(lessons[random.integers(len(lessons))], random, i) for i in range(BATCH)]
-        windows = torch.stack([window for window, _ in some])
-        rows = [taught for _, taught in some]
-        taught = Taught(
-            torch.cat([t.cell for t in rows]), torch.cat([t.which for t in rows]),
-            torch.cat([t.yaw for t in rows]), torch.cat([t.offset for t in rows]),
-            torch.cat([t.weight for t in rows]),
-        )  # fmt: skip
+        windows = torch.stack([window for window, _ in some]).to(device)
+        fields = ("cell", "which", "yaw", "offset", "weight")
+        columns = [torch.cat([getattr(taught, name) for _, taught in some]) for name in fields]
+        taught = Taught(*(column.to(device) for column in columns))
         if len(taught.which):
             loss = torch.stack(list(code_loss(net(windows), taught).values())).sum()
             optimiser.zero_grad()
@@ -112,7 +111,7 @@ def train(lessons: list[Lesson], parts: Parts, steps: int, seed: int) -> FatVoxe
             torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
             optimiser.step()
         schedule.step()
-    return net.eval()
+    return net.cpu().eval()
 
 
 @torch.no_grad()
@@ -129,6 +128,8 @@ def settled(net: FatVoxels, rgba: Tensor, parts: Parts) -> Finds:
     guessed = _poses(net, rgba, GUESSED, YAWS_TRIED)
     field, found = left_of(rgba), []
     for number, size in enumerate(parts.sizes):
+        if not len(parts.rgba[number]):
+            continue
         templates = Templates(parts.rgba[number])
         best = _fitted(*guessed, parts.first(number), templates, field)
         some = settle(field, templates, best.which, best.pose, size.least, size.fit)
@@ -143,6 +144,8 @@ def competitors(net: FatVoxels, rgba: Tensor, parts: Parts) -> Finds:
     guessed = _poses(net, rgba, GUESSED, YAWS_TRIED)
     field, found = left_of(rgba), []
     for number in range(len(parts.sizes)):
+        if not len(parts.rgba[number]):
+            continue
         first = parts.first(number)
         some = _fitted(*guessed, first, Templates(parts.rgba[number]), field)
         _, rows = np.unique(some.pose[:, :3] // (2 * STRIDE), axis=0, return_index=True)

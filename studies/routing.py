@@ -47,6 +47,8 @@ def searched(rgba: Tensor, parts: Parts) -> Finds:
     """Of each cell and size of part the best one."""
     field, codes = left_of(rgba), []
     for number in range(len(parts.sizes)):
+        if not len(parts.rgba[number]):
+            continue
         some = proposals(field, Templates(parts.rgba[number]), STRIDE)
         codes.append(Finds(some.which + parts.first(number), some.pose, some.gain))
     return Finds.joined(codes)
