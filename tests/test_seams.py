@@ -70,3 +70,11 @@ def test_what_meets_nowhere_is_parted_and_stays_apart() -> None:
     joined = seams.joined(far)
     assert sorted(np.unique(joined)) == [-1, 0, 1]
     assert ((joined == -1) == (far == -1)).all()
+
+
+def test_however_many_pairs_are_judged_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = stands(RED, 0.7)
+    all_at_once = Seams.of(found)
+    monkeypatch.setattr("protoscene.seams.AT_ONCE", 1000)
+    assert len(all_at_once.pairs) % 1000
+    np.testing.assert_array_equal(Seams.of(found).seam, all_at_once.seam)

@@ -24,6 +24,8 @@ SEAM, CONTACT = 0.25, 40
 """Two parts of a surface are parted if there is a seam between this share of the pairs of points
 that lie beside each other; they go on into each other if there are that many pairs and it is less.
 """
+AT_ONCE = 1 << 20
+"""Pairs that are judged at once: there are about 30 for each point."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,12 +42,15 @@ class Seams:
         smooth = np.gradient(ndimage.gaussian_filter(found.model.distance, 1.0))
         normal = np.stack([g[tuple(found.cell.T)] for g in reversed(smooth)], axis=1)
         normal /= np.linalg.norm(normal, axis=1, keepdims=True) + 1e-9
-        first, second = pairs.T
-        way = found.points[second] - found.points[first]
-        way /= np.linalg.norm(way, axis=1, keepdims=True) + 1e-9
-        concave = ((normal[first] - normal[second]) * way).sum(axis=1) > CONCAVE
-        off = np.sqrt(((found.colours[first] - found.colours[second]) ** 2).mean(axis=1))
-        return cls(pairs, concave | (off > COLOUR))
+        seam = np.empty(len(pairs), dtype=bool)
+        for k in range(0, len(pairs), AT_ONCE):
+            first, second = pairs[k : k + AT_ONCE].T
+            way = found.points[second] - found.points[first]
+            way /= np.linalg.norm(way, axis=1, keepdims=True) + 1e-9
+            concave = ((normal[first] - normal[second]) * way).sum(axis=1) > CONCAVE
+            off = np.sqrt(((found.colours[first] - found.colours[second]) ** 2).mean(axis=1))
+            seam[k : k + AT_ONCE] = concave | (off > COLOUR)
+        return cls(pairs, seam)
 
     def parted(self, one: Bool[np.ndarray, " n"], other: Bool[np.ndarray, " n"]) -> bool:
         """Whether two sets of points meet at a seam, or nowhere."""
