@@ -11,6 +11,7 @@ In the same training the generator learns cells half as large, see coarse_to_fin
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,13 +28,14 @@ from results_page import write_between_markers
 from safetensors.torch import load_file, save_file
 from static_scenes import BELOW_M, SIDE_M, cube, room_on, room_settings, seen_from_above
 from torch import Tensor, nn
+from uneven_rooms import as_fused, on_uneven_ground
 
 from protoscene.geometry import Grid
 from protoscene.networks.hypernet import STRIDE, FieldGenerator, Fields, mixed_cells, near_surface
 from protoscene.training import Training, fit
 
-FLAT = 0.1
-"""Of the points that see nothing but the ground, so many are learnt from."""
+FLAT, UNEVEN = 0.1, 0.4
+"""Of the points that see nothing but the ground, so many are learnt from; where it is uneven."""
 BOX = 8
 """Cells that are refined in a step, to each side of a place."""
 ROOMS, REFINED = 2, 4
@@ -54,6 +56,8 @@ class Options:
     """Rooms."""
     rooms: int = 48
     """To learn from."""
+    uneven: float = 0.0
+    """Part of them that are as if fused of real depth pictures, see uneven_rooms.py."""
     steps: int = 1200
     points: int = 3072
     size: int = 256
@@ -99,15 +103,20 @@ def shares(rgba: Float[Tensor, "4 z y x"], times: int) -> Float[Tensor, "4 Z Y X
     return F.avg_pool3d(torch.cat([rgba[:3] * rgba[3:], rgba[3:]])[None], times)[0]
 
 
-def learnt(seed: int, size: int) -> Learnt:
+def learnt(seed: int, size: int, uneven: bool = False) -> Learnt:
     random = np.random.default_rng(seed)
     whole = solid_room(seed, size)
+    told, flat, top = whole, FLAT, 0
+    if uneven:
+        whole, top = on_uneven_ground(whole, random)
+        told, flat = as_fused(whole, random), UNEVEN
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     for times in (4, 2):
-        share = shares(whole, times)
+        share = shares(told, times)
         where = near_surface(share[3])
-        above = where & (torch.arange(len(where)) >= below(len(where)))[:, None, None]
-        some = above | (where & torch.from_numpy(random.random(where.shape) < FLAT))
+        ground = below(len(where)) + math.ceil(top / times)
+        above = where & (torch.arange(len(where)) >= ground)[:, None, None]
+        some = above | (where & torch.from_numpy(random.random(where.shape) < flat))
         at = some.nonzero() * times + torch.from_numpy(random.integers(0, times, 3))
         z, y, x = at.T
         points = (2 * at.flip(1) + 1) / torch.tensor(whole.shape[:0:-1]) - 1
@@ -193,8 +202,8 @@ def _wrong(logits: Float[Tensor, "n 4"], rgba: Float[Tensor, "n 4"]) -> Tensor:
 
 
 @cache
-def learnt_rooms(n: int, size: int) -> list[Learnt]:
-    return [learnt(100 + k, size) for k in range(n)]
+def learnt_rooms(n: int, size: int, uneven: float) -> list[Learnt]:
+    return [learnt(100 + k, size, k < uneven * n) for k in range(n)]
 
 
 def trained(options: Options, seed: int) -> tuple[FieldGenerator, float]:
@@ -202,10 +211,11 @@ def trained(options: Options, seed: int) -> tuple[FieldGenerator, float]:
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         network = FieldGenerator(options.features, options.width)
-    folder = options.out / f"{seed}-{options.steps}-{options.rooms}-{options.points}"
+    name = f"{seed}-{options.steps}-{options.rooms}-{options.points}"
+    folder = options.out / (f"{name}-{options.uneven}" if options.uneven else name)
     weights, taken = folder / "weights.safetensors", folder / "seconds.txt"
     if not weights.exists():
-        rooms = learnt_rooms(options.rooms, options.size)
+        rooms = learnt_rooms(options.rooms, options.size, options.uneven)
         begin = time.process_time()
         settings = Training(options.steps, seed, learning_rate=3e-3, weight_decay=1e-3, clip=1.0)
         fit(
@@ -214,7 +224,7 @@ def trained(options: Options, seed: int) -> tuple[FieldGenerator, float]:
             loss,
             folder / "training",
             settings,
-            {"rooms": options.rooms, "points": options.points},
+            {"rooms": options.rooms, "points": options.points, "uneven": options.uneven},
         )
         save_file(network.state_dict(), weights)
         taken.write_text(f"{time.process_time() - begin:.0f}")

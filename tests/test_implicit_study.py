@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -63,6 +65,36 @@ def test_points_are_where_the_shares_say(study: Study) -> None:
             assert found[3, solid].mean() > found[3, ~solid].mean() + 0.3
             wrong = (found[:3] / found[3].clamp(min=0.05)).T - given[f"{scale}_rgba"][:, :3]
             assert wrong[solid].abs().mean() < 0.15
+
+
+def test_uneven_ground_moves_columns_as_they_are(study: Study) -> None:
+    rooms = study("uneven_rooms")
+    rgba = torch.zeros(4, 24, 32, 32)
+    rgba[:, :8] = torch.linspace(0.1, 1, 8)[:, None, None]
+    rgba[3, :8] = 1
+    rgba[3, 12, 8:16, 8:16] = 1
+    moved, most = rooms.on_uneven_ground(rgba, np.random.default_rng(0))
+    height = (moved[3].sum(dim=0) - rgba[3].sum(dim=0)).int()
+    assert height.max() == most
+    assert height.unique().numel() > 3
+    for y, x in itertools.product(range(32), repeat=2):
+        by = int(height[y, x])
+        torch.testing.assert_close(moved[:, 9:20, y, x], rgba[:, 9 - by : 20 - by, y, x])
+
+
+def test_what_is_fused_differs_at_surfaces_alone(study: Study) -> None:
+    rooms = study("uneven_rooms")
+    rgba = torch.zeros(4, 24, 32, 32)
+    rgba[:, :8] = torch.tensor([0.9, 0.2, 0.1, 1.0])[:, None, None, None]
+    wrong = []
+    for seed in range(4):
+        told = rooms.as_fused(rgba, np.random.default_rng(seed))
+        wrong.append(int((told[3] != rgba[3]).sum()))
+        assert torch.equal(told[3, :6], rgba[3, :6])
+        assert torch.equal(told[3, 10:], rgba[3, 10:])
+        torch.testing.assert_close(told[:3, :8], rgba[:3, :8])
+    assert max(wrong) > 0.1 * 32 * 32
+    assert len(set(wrong)) > 1
 
 
 def test_a_coarser_room_is_solid_where_half_of_it_is(study: Study) -> None:
