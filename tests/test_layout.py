@@ -22,7 +22,7 @@ heatmap gains slots joint routing laid pursuit parts
 scene layers surface edit sealed volume_file scene_json store ranks checkpoints training
 records stages background propose follow crops register detail backdrop
 pieces symmetry mirror paint colours shape start refine dictionary lidar discover
-standing seams arrangement grouping undersides
+walls standing seams arrangement grouping undersides
 labels targets samples networks model farm distil learn detect parse truth matching pose_errors
 shape_errors score_pictures score score_table export
 report viewer synth cli""",

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Int
-from scipy import ndimage
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
@@ -37,11 +36,9 @@ class Seams:
 
     @classmethod
     def of(cls, found: Standing) -> Seams:
-        """The seams of what stands; normals are those of distances smoothed by a voxel."""
+        """The seams of what stands."""
         pairs = cKDTree(found.points).query_pairs(REACH * found.voxel, output_type="ndarray")
-        smooth = np.gradient(ndimage.gaussian_filter(found.model.distance, 1.0))
-        normal = np.stack([g[tuple(found.cell.T)] for g in reversed(smooth)], axis=1)
-        normal /= np.linalg.norm(normal, axis=1, keepdims=True) + 1e-9
+        normal = found.normals()
         seam = np.empty(len(pairs), dtype=bool)
         for k in range(0, len(pairs), AT_ONCE):
             first, second = pairs[k : k + AT_ONCE].T

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -21,6 +21,7 @@ from protoscene.propose import Blob
 from protoscene.recording import Recording
 from protoscene.register import Fusion, Model
 from protoscene.shape import closest_box
+from protoscene.walls import THICK, walls
 
 PIXELS, MOST_VOXELS = 1.2, 4_000_000
 """A voxel is as large as so many pixels at the median depth, or as many as that need it to be."""
@@ -57,6 +58,18 @@ class Standing:
     def voxel(self) -> float:
         """Side of the model's voxels (m)."""
         return self.model.grid.voxel_size
+
+    def normals(self) -> Float[np.ndarray, "n 3"]:
+        """Of the surface at each point, outwards: of distances smoothed by a voxel."""
+        smooth = np.gradient(ndimage.gaussian_filter(self.model.distance, 1.0))
+        normal = np.stack([g[tuple(self.cell.T)] for g in reversed(smooth)], axis=1)
+        return np.asarray(normal / (np.linalg.norm(normal, axis=1, keepdims=True) + 1e-9))
+
+    def take(self, chosen: Bool[np.ndarray, " n"]) -> Standing:
+        """With these points alone."""
+        return replace(
+            self, points=self.points[chosen], colours=self.colours[chosen], cell=self.cell[chosen]
+        )
 
     def volume_of(self, labels: Int[np.ndarray, " n"]) -> Int[np.ndarray, "z y x"]:
         """Per voxel 1 + the label of a point in it, 0 where there is none or its label is −1."""
@@ -96,8 +109,8 @@ def standing(recording: Recording, static: Static, floor: float) -> Standing:
     inside = ((cell >= 0) & (cell < grid.shape)).all(axis=1)
     points, cell = points[inside], cell[inside]
     found = Standing(model, floor, points, look(model, points)[2], cell)
-    stays = ~_is_wall(found)
-    return Standing(model, floor, points[stays], found.colours[stays], cell[stays])
+    found = found.take(~_is_wall(found))
+    return found.take(~_on_wall(found))
 
 
 def _fine_grid(recording: Recording, static: Static, floor: float) -> Grid:
@@ -163,6 +176,19 @@ def _is_wall(found: Standing) -> Bool[np.ndarray, " n"]:
             share = np.bincount(labels, along) / np.bincount(labels)
             wall |= (share > MOSTLY)[labels] | (labels == number)
     return wall
+
+
+def _on_wall(found: Standing) -> Bool[np.ndarray, " n"]:
+    """Which points lie on a large upright plane, or are of a piece of the rest that lies along it,
+    as a picture on the wall."""
+    on, near = np.zeros((2, len(found.points)), dtype=bool)
+    for wall in walls(found.points, found.normals(), found.voxel):
+        on |= wall.holds(found.points, THICK * found.voxel)
+        near |= wall.holds(found.points, WALL_SLACK * found.voxel)
+    rest = components(found, ~on)[~on]
+    share = np.bincount(rest, near[~on]) / np.bincount(rest)
+    on[~on] = (share > MOSTLY)[rest]
+    return on
 
 
 def pictures_of(
