@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from protoscene.checkpoints import KEPT
 from protoscene.files import make_folder, write_file
+from protoscene.memory import give_back
 from protoscene.network_input import CHANNELS
 from protoscene.networks import Detector, Prediction, detection_loss
 from protoscene.observe import Progress
@@ -36,6 +37,8 @@ ACTIVATION_BYTES = 2**23
 """Of a sample's features at 32 × 32 cells, and their gradients; more for no input."""
 WORKER_BYTES, PROGRAM_BYTES = 100 * 2**20, 100 * 2**20
 """Of a worker by itself, and of code that is used first when training."""
+TRIMMED = 8
+"""Steps after which freed memory is handed back: else a worker grows to twice its size."""
 TIMED = 6
 """Steps that are timed, after two others, to see how many fit into the minutes given."""
 SPARE = 0.9
@@ -107,6 +110,8 @@ def distil(
 def _batches(samples: Samples, seed: int) -> Batches:
     def batches(step: int, rank: int, ranks: int) -> Mapping[str, Tensor]:
         drawn = [samples.draw(seed, step, k) for k in range(rank, BATCH, ranks)]
+        if step % TRIMMED == 0:
+            give_back()
         return batch(drawn)._asdict()
 
     return batches
