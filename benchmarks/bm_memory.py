@@ -144,7 +144,7 @@ def measured(what: str, arguments: list[str]) -> Row:
         nonlocal predicted
         predicted = max(predicted, resident() + sum(parts.values()))
 
-    for name in ("memory", "discover", "lidar.sweeps", "learn"):
+    for name in ("memory", "discover", "lidar.sweeps", "learn", "detect"):
         import_module(f"protoscene.{name}").require = noted  # type: ignore[attr-defined]
     with Shares() as shares:
         if command([*arguments, "--json"]) != 0:

@@ -14,8 +14,8 @@ import torch
 
 from cart_recordings import PATHS, write_recording
 from moving_boxes import CART_DIMS
-from protoscene import cli
-from protoscene.detect import detect, parts_of
+from protoscene import cli, memory
+from protoscene.detect import detect, memory_plan, parts_of
 from protoscene.distil import a_detector
 from protoscene.errors import Refused
 from protoscene.formats import load
@@ -109,6 +109,23 @@ def test_one_time_is_the_nearest_instant(recording: Recording, sees_all: None) -
     assert {o.track.time[0] for o in scene.objects} == {recording.times[1]}
     with pytest.raises(Refused, match="time: has no such time"):
         detect(small(a_model()), recording, time=0.3)
+
+
+def test_what_does_not_fit_into_memory_is_refused_before_a_picture_is_read(
+    recording: Recording, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = small(a_model())
+    parts = parts_of(choose_grid(recording, model.voxel_size), model)
+    plan = memory_plan(model, recording, parts)
+    assert min(plan.values()) > 0
+    larger = replace(model, shape=tuple(2 * n for n in model.shape))
+    assert memory_plan(larger, recording, parts)["volume"] == 8 * plan["volume"]
+    monkeypatch.setattr(memory, "available_bytes", lambda: sum(plan.values()) - 1)
+    monkeypatch.setattr(sys.modules["protoscene.detect"], "ViewStack", None)
+    with pytest.raises(
+        Refused, match=r"memory: GiB: needs .*program .*try a model of larger voxels"
+    ):
+        detect(model, recording)
 
 
 def test_an_untrained_detector_gives_a_scene_that_can_be_stored(

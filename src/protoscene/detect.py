@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,17 +11,21 @@ from jaxtyping import Float
 
 from protoscene.errors import Refused
 from protoscene.geometry import Grid
+from protoscene.memory import require
 from protoscene.model import Model
 from protoscene.network_input import network_input
 from protoscene.networks import Detections
 from protoscene.networks import detect as detect_in_volume
 from protoscene.observe import Progress, ViewStack, choose_grid
-from protoscene.recording import Recording
+from protoscene.recording import CACHE_BYTES, Recording
 from protoscene.scene import Scene, SceneObject, Track
 from protoscene.volume import Background, Volume
 
 LEAST_SCORE = 0.1
 """What scores less is not listed at all."""
+WORKING, PROGRAM_BYTES = 150, 60 * 2**20
+"""Bytes for each voxel that the detector reads, its features included; and of code that is used
+first when detecting."""
 STEP = 0.75
 """From one part of a wide scene to the next, in sides of what the detector reads."""
 
@@ -35,13 +40,16 @@ def detect(
     one nearest to ``time`` (s).
 
     Every detection is an object of its own whose track is that one instant; whether it moves is not
-    asked. The background is empty. Raises Refused where ``time`` is outside of the recording, or it
-    holds no pictures, or none with any depth.
+    asked. The background is empty. Raises Refused where ``time`` is outside of the recording, it
+    holds no pictures, or none with any depth, or where the memory does not suffice.
     """
     recording.require_pictures()
     chosen = range(len(recording)) if time is None else [_nearest(recording, time)]
     whole = choose_grid(recording, model.voxel_size)
     parts = parts_of(whole, model)
+    require(
+        memory_plan(model, recording, parts), "try a model of larger voxels or smaller pictures"
+    )
     objects: list[SceneObject] = []
     for n, i in enumerate(chosen):
         stack = ViewStack.of(recording.views(i))
@@ -64,6 +72,22 @@ def detect(
             "command": "detect", "recording_sha256": recording.sha256, "model_sha256": model.sha256,
         },
     )  # fmt: skip
+
+
+def memory_plan(model: Model, recording: Recording, parts: Sequence[Grid]) -> dict[str, int]:
+    """Bytes that detection takes besides what the process has already, by what takes them: pictures
+    of one instant and those that the recording keeps, the detector's input and its features, and
+    the empty background, which is as wide as all ``parts``."""
+    pixels = max(f.camera.width * f.camera.height for f in recording.frames)
+    views = max(len(recording.frames_at(i)) for i in range(len(recording)))
+    decoded = min(CACHE_BYTES, len(recording.frames) * pixels * 7)
+    _, shape = _extent(parts)
+    return {
+        "pictures": max(decoded - recording.cached_bytes, 0) + 40 * pixels * views,
+        "volume": WORKING * math.prod(model.shape),
+        "background": 4 * (4 + 2) * math.prod(shape),
+        "program": PROGRAM_BYTES,
+    }
 
 
 def _nearest(recording: Recording, time: float) -> int:
@@ -115,9 +139,16 @@ def _objects(found: Detections, own: np.ndarray, time: float, first: int) -> lis
 
 def _empty(parts: Sequence[Grid]) -> Volume:
     """Nothing, where the parts are."""
+    (x, y, z), shape = _extent(parts)
+    return Volume(torch.zeros(4, *shape), Grid((x, y, z), parts[0].voxel_size, shape))
+
+
+def _extent(
+    parts: Sequence[Grid],
+) -> tuple[tuple[float, float, float], tuple[int, int, int]]:
+    """Lower corner (m) and number of voxels (nz, ny, nx) of what the parts cover together."""
     lower = np.min([grid.lower for grid in parts], axis=0)
     size = np.max([grid.upper for grid in parts], axis=0) - lower
-    voxel = parts[0].voxel_size
-    nx, ny, nz = (int(n) for n in np.ceil(size / voxel - 1e-6))
+    nx, ny, nz = (int(n) for n in np.ceil(size / parts[0].voxel_size - 1e-6))
     x, y, z = (float(v) for v in lower)
-    return Volume(torch.zeros(4, nz, ny, nx), Grid((x, y, z), voxel, (nz, ny, nx)))
+    return (x, y, z), (nz, ny, nx)
