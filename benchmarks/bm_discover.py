@@ -158,9 +158,6 @@ def alone(function: Callable[..., T], *arguments: object) -> T:
 
 
 def main(options: Options) -> None:
-    # Read when the processes that measure import numba and torch; the command line waits so too.
-    os.environ["NUMBA_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = str(options.threads)
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     folder = options.data / f"four_cameras-{SETTINGS.seed}-{SETTINGS.n_instants}"
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -180,4 +177,8 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options))
+    given = tyro.cli(Options)
+    # Read when the processes that measure import numba and torch; the command line waits so too.
+    os.environ["NUMBA_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = str(given.threads)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    main(given)

@@ -236,7 +236,6 @@ def markdown(rows: list[Row]) -> str:
 
 
 def main(options: Options) -> None:
-    os.environ["NUMBA_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = "1"
     make(options)
     settings: list[tuple[Any, tuple[Any, ...]]]
     settings = [(composed, (options.data, *row)) for row in COMPOSED[: options.composed]]
@@ -260,4 +259,6 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
+    # For the processes that measure; not in main, as numba minds a change while it runs.
+    os.environ["NUMBA_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = "1"
     main(tyro.cli(Options))

@@ -245,3 +245,15 @@ def test_pictures_are_decoded_only_when_asked_for(tmp_path: Path) -> None:
     recording.view(1)
     with pytest.raises(Refused, match=r"0_000.png: frames\[0\].file_path: PNG is truncated"):
         recording.view(0)
+
+
+def test_a_jpeg_too_small_for_its_pixels_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (512, 512), (200, 30, 90)).save(buffer, "JPEG", quality=1)
+    data, file = buffer.getvalue(), tmp_path / "a.jpg"
+    file.write_bytes(data)
+    assert read_colour(file, "field").shape == (512, 512, 3)  # as small as such a picture gets
+    size = data.index(b"\xff\xc0") + 5
+    file.write_bytes(data[:size] + struct.pack(">HH", 7000, 8000) + data[size + 4 :])
+    with pytest.raises(Refused, match=r"field: JPEG is truncated: too small.*8000×7000 in"):
+        read_colour(file, "field")

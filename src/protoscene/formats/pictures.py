@@ -28,6 +28,9 @@ _PNG, _JPEG, _NPY = b"\x89PNG\r\n\x1a\n", b"\xff\xd8", b"\x93NUMPY"
 _PNG_CHANNELS = {0: "greyscale", 2: "RGB", 3: "palette", 4: "greyscale with alpha", 6: "RGBA"}
 _PNG_SAMPLES = {2: 3, 4: 2, 6: 4}
 """Of a pixel; one where it is none of these."""
+_MOST_PIXELS = 1024
+"""That a byte of a JPEG can stand for at most: a bit for each block of the first scan, and a block
+of 8×8 for at most two blocks' pixels."""
 _MOST_INFLATED = 1032
 """Bytes that a byte of deflate's can stand for at most."""
 _DECODER_ERRORS = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, KeyError)
@@ -170,6 +173,9 @@ def _decoded(path: Path, field: str, header: Header) -> np.ndarray:
         data = _verified_png(data, path, field)
     elif data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
         raise Refused(path, field, "JPEG is truncated", got=f"{len(data)} bytes")
+    elif header.width * header.height > _MOST_PIXELS * len(data):
+        got = f"{header.width}×{header.height} in {len(data)} bytes"
+        raise Refused(path, field, "JPEG is truncated: too small for its pixels", got)
     try:
         with Image.open(io.BytesIO(data), formats=(header.kind,)) as image:
             pixels = np.array(image)
