@@ -313,7 +313,7 @@ def test_killed_and_resumed_it_gives_the_same_bytes(tmp_path: Path, undisturbed:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_it_saves_and_leaves(tmp_path: Path, number: signal.Signals) -> None:
     run, said = tmp_path / "run", tmp_path / "said.txt"
-    process = begun(PROGRAM, run, tmp_path / "nothing", "--workers", 1, "--pause", 0.1,
+    process = begun(PROGRAM, run, tmp_path / "nothing", "--workers", 1, "--pause", 0.4,
                     said=said, start_new_session=True)  # fmt: skip
     wait_for(process, "learn 13 ", said)
     os.killpg(process.pid, number)  # as ctrl-C does: the workers get it too
